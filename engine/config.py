@@ -1,0 +1,171 @@
+"""Every setting of the engine: one frozen dataclass per concern, no torch.
+
+A field carries its unit and meaning as metadata, once; command-line flags, YAML files and
+documentation are derived from these fields (`engine/config_files.py`, `server/cli`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.errors import ConfigError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEFAULT_DRAFT_TOKENS = 4
+
+
+def option(default: Any, help_text: str, *, flag: str | None = None, metavar: str = "") -> Any:
+    """Declare a configuration field: its default, its one line of meaning, its flag's name."""
+    return field(default=default, metadata={"help": help_text, "flag": flag, "metavar": metavar})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelConfig:
+    """Which target model is served, and how it is held."""
+
+    model: str | None = option(None, "hub id or local folder; none = the demo pair")
+    revision: str | None = option(None, "branch, tag or commit of a hub id")
+    dtype: str = option("auto", f"one of {', '.join(DTYPES)}; auto = float32 on CPU")
+    device: str = option("auto", "torch device; auto = cuda where there is one, else cpu")
+    max_model_len: int | None = option(
+        None, "prompt and answer tokens at most; none = the model's own limit"
+    )
+    trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint")
+    load_weights: bool = option(True, "off = random weights at the checkpoint's shapes")
+    threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"dtype: {self.dtype!r} is not one of {', '.join(DTYPES)}.")
+        _at_least("max_model_len", self.max_model_len, 2)
+        _at_least("threads", self.threads, 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """How the paged KV cache is sized and shared."""
+
+    block_size: int = option(16, "tokens per KV cache block")
+    kv_cache_memory: str | None = option(
+        None, "KV cache size, e.g. 512MiB or 4GiB; none = what is free after loading"
+    )
+    memory_utilization: float = option(0.9, "share of device memory that may be used, 0 to 1")
+    prefix_caching: bool = option(True, "reuse the blocks of equal prompt beginnings")
+
+    def __post_init__(self) -> None:
+        _at_least("block_size", self.block_size, 1)
+        if not 0.0 < self.memory_utilization <= 1.0:
+            raise ConfigError(
+                f"memory_utilization: {self.memory_utilization} is outside (0, 1]."
+            )
+        if self.kv_cache_memory is not None:
+            parse_bytes("kv_cache_memory", self.kv_cache_memory)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerConfig:
+    """How much one step may compute, and who comes first."""
+
+    max_num_seqs: int = option(64, "requests that run at once at most")
+    max_num_batched_tokens: int = option(2048, "tokens computed per step at most")
+    priority_ageing_s: float = option(
+        30.0, "seconds of waiting that are worth one priority level"
+    )
+
+    def __post_init__(self) -> None:
+        _at_least("max_num_seqs", self.max_num_seqs, 1)
+        _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
+        if self.priority_ageing_s <= 0.0:
+            raise ConfigError(f"priority_ageing_s: {self.priority_ageing_s} must exceed 0.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpeculationConfig:
+    """Who drafts, and how many tokens at a time."""
+
+    draft: str | None = option(None, "draft model: hub id or local folder")
+    draft_revision: str | None = option(None, "branch, tag or commit of the draft's hub id")
+    max_draft_tokens: int | None = option(
+        None,
+        "draft tokens per pass; off (0) is plain decoding; "
+        f"none = {DEFAULT_DRAFT_TOKENS} with a draft, off without",
+        flag="speculation",
+        metavar="off|N",
+    )
+
+    def __post_init__(self) -> None:
+        _at_least("max_draft_tokens", self.max_draft_tokens, 0)
+        if self.max_draft_tokens and self.max_draft_tokens > 32:
+            raise ConfigError(
+                f"max_draft_tokens: {self.max_draft_tokens} exceeds 32; "
+                "longer drafts are never accepted often enough to pay."
+            )
+
+    @property
+    def num_draft_tokens(self) -> int:
+        """Draft tokens per pass after defaults: 0 means that nothing drafts."""
+        if self.max_draft_tokens is None:
+            return DEFAULT_DRAFT_TOKENS if self.draft is not None else 0
+        return self.max_draft_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Everything an engine needs to start."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cache: CacheConfig = field(default_factory=CacheConfig)
+    scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
+    speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+
+    def __post_init__(self) -> None:
+        rows = self.speculation.num_draft_tokens + 1
+        if rows > self.scheduler.max_num_batched_tokens:
+            raise ConfigError(
+                f"max_num_batched_tokens: {self.scheduler.max_num_batched_tokens} cannot hold one "
+                f"verify pass of {rows} tokens; raise it or lower --speculation."
+            )
+
+
+def parse_speculation(text: str) -> int:
+    """Read `--speculation`: `off` or a number of draft tokens.
+
+    Raises:
+        ConfigError: `auto`, which is not available yet, or anything else.
+    """
+    if text == "off":
+        return 0
+    if text == "auto":
+        raise ConfigError(
+            "speculation: 'auto' is not available yet; give 'off' or a number of draft tokens."
+        )
+    if not text.isdigit():
+        raise ConfigError(f"speculation: {text!r} is neither 'off' nor a number of draft tokens.")
+    return int(text)
+
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(name: str, text: str) -> int:
+    """Read a size such as `512MiB`, `4GB` or `1073741824`, in bytes.
+
+    Raises:
+        ConfigError: the text is no size, or not above zero.
+    """
+    digits = text.strip().rstrip("BKMGTIbkmgti").strip()
+    unit = text.strip()[len(digits) :].strip().upper()
+    try:
+        size = int(float(digits) * _UNITS[unit])
+    except (KeyError, ValueError, OverflowError):
+        raise ConfigError(f"{name}: {text!r} is no size; write e.g. 512MiB or 4GiB.") from None
+    if size <= 0:
+        raise ConfigError(f"{name}: {text!r} must exceed 0 bytes.")
+    return size
+
+
+def _at_least(name: str, value: int | None, low: int) -> None:
+    if value is not None and value < low:
+        raise ConfigError(f"{name}: {value} is below {low}.")

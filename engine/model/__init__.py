@@ -1,0 +1,1 @@
+"""Models of transformers, loaded unmodified; transformers is imported here and nowhere lower."""

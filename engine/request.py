@@ -1,0 +1,232 @@
+"""A request's life inside the engine, and what the engine says of it after each step; no torch.
+
+A request is one answer: `n` choices are `n` requests over a shared prefix. Its tokens are one
+list, prompt and answer together; how far the target and the draft have computed their keys and
+values of it are two counts.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from engine.sampling_params import SamplingParams
+
+
+class FinishReason(enum.StrEnum):
+    """Why a request ended, in OpenAI's words where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+class RequestStatus(enum.Enum):
+    """Where a request is: waiting to be scheduled, holding blocks, or done."""
+
+    WAITING = enum.auto()
+    RUNNING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@dataclass(slots=True)
+class SpeculationStats:
+    """Speculation counts of one request, or of a whole run when added up.
+
+    Attributes:
+        num_target_passes: target passes that emitted at least one token.
+        num_drafts: passes that verified at least one draft token.
+        num_draft_tokens: draft tokens verified.
+        num_accepted_tokens: draft tokens that were emitted.
+        num_draft_tokens_per_pos: draft tokens verified at each draft position.
+        num_accepted_tokens_per_pos: accepted draft tokens at each draft position.
+        num_output_tokens: tokens emitted, the target's own included.
+    """
+
+    num_target_passes: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_output_tokens: int = 0
+    num_draft_tokens_per_pos: list[int] = field(default_factory=list)
+    num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
+
+    def observe(self, num_draft_tokens: int, num_accepted: int, num_emitted: int) -> None:
+        """Count one pass that verified `num_draft_tokens` and emitted `num_emitted`."""
+        self.num_target_passes += 1
+        self.num_output_tokens += num_emitted
+        if num_draft_tokens == 0:
+            return
+        self.num_drafts += 1
+        self.num_draft_tokens += num_draft_tokens
+        self.num_accepted_tokens += num_accepted
+        _grow(self.num_draft_tokens_per_pos, num_draft_tokens)
+        _grow(self.num_accepted_tokens_per_pos, num_draft_tokens)
+        for position in range(num_draft_tokens):
+            self.num_draft_tokens_per_pos[position] += 1
+            self.num_accepted_tokens_per_pos[position] += position < num_accepted
+
+    def add(self, other: SpeculationStats) -> None:
+        """Add another request's counts to these."""
+        self.num_target_passes += other.num_target_passes
+        self.num_drafts += other.num_drafts
+        self.num_draft_tokens += other.num_draft_tokens
+        self.num_accepted_tokens += other.num_accepted_tokens
+        self.num_output_tokens += other.num_output_tokens
+        for mine, theirs in (
+            (self.num_draft_tokens_per_pos, other.num_draft_tokens_per_pos),
+            (self.num_accepted_tokens_per_pos, other.num_accepted_tokens_per_pos),
+        ):
+            _grow(mine, len(theirs))
+            for position, count in enumerate(theirs):
+                mine[position] += count
+
+    @property
+    def tokens_per_target_pass(self) -> float:
+        """Tokens emitted per target pass, the target's own token included (tau)."""
+        return self.num_output_tokens / self.num_target_passes if self.num_target_passes else 0.0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Accepted draft tokens over verified draft tokens."""
+        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+
+def _grow(counts: list[int], size: int) -> None:
+    counts.extend([0] * (size - len(counts)))
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One answer being generated.
+
+    Attributes:
+        request_id: unique while the request lives.
+        prompt_token_ids: the prompt, at least one token.
+        params: sampling settings; `params.seed` is set (the engine's door draws one if need be).
+        eos_token_ids: tokens that end the answer unless `params.ignore_eos`.
+        choice_index: which of `n` choices this is; part of the noise key.
+        priority: lower is served first.
+        arrival_time: seconds on the monotonic clock.
+        max_total_tokens: prompt and answer together at most; set at the door.
+        cache_salt: requests with different salts share no cached blocks.
+        token_ids: prompt and answer so far.
+        num_computed_tokens: leading tokens whose target keys and values are in the cache.
+        num_draft_computed_tokens: the same for the draft; it may lag behind.
+        num_cached_tokens: prompt tokens found in the prefix cache at first admission.
+        num_preemptions: how often the request lost its blocks.
+    """
+
+    request_id: str
+    prompt_token_ids: list[int]
+    params: SamplingParams
+    eos_token_ids: frozenset[int] = frozenset()
+    choice_index: int = 0
+    priority: int = 0
+    arrival_time: float = 0.0
+    max_total_tokens: int = 2**31 - 1
+    cache_salt: str = ""
+    status: RequestStatus = RequestStatus.WAITING
+    token_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0
+    num_draft_computed_tokens: int = 0
+    num_cached_tokens: int | None = None
+    num_preemptions: int = 0
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    stats: SpeculationStats = field(default_factory=SpeculationStats)
+
+    def __post_init__(self) -> None:
+        assert self.prompt_token_ids, "a request needs at least one prompt token"
+        if not self.token_ids:
+            self.token_ids = list(self.prompt_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and answer tokens known so far."""
+        return len(self.token_ids)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Prompt tokens."""
+        return len(self.prompt_token_ids)
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Answer tokens so far."""
+        return len(self.token_ids) - len(self.prompt_token_ids)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the request has ended, for whatever reason."""
+        return self.status is RequestStatus.FINISHED
+
+    def append(self, sampled: list[int]) -> list[int]:
+        """Append sampled tokens up to the one that ends the answer, and note why it ended.
+
+        Returns:
+            The tokens that were taken; a stop or length limit inside `sampled` cuts the rest.
+        """
+        taken: list[int] = []
+        for token_id in sampled:
+            self.token_ids.append(token_id)
+            taken.append(token_id)
+            if self._ends_with(token_id):
+                break
+        return taken
+
+    def finish(self, reason: FinishReason, stop_reason: int | str | None = None) -> None:
+        """Mark the request as ended."""
+        self.status = RequestStatus.FINISHED
+        self.finish_reason = reason
+        self.stop_reason = stop_reason
+
+    def _ends_with(self, token_id: int) -> bool:
+        if self.num_output_tokens >= self.params.min_tokens:
+            if token_id in self.params.stop_token_ids:
+                self.finish(FinishReason.STOP, token_id)
+            elif not self.params.ignore_eos and token_id in self.eos_token_ids:
+                self.finish(FinishReason.STOP)
+        if not self.is_finished and self.num_tokens >= self.max_total_tokens:
+            self.finish(FinishReason.LENGTH)
+        return self.is_finished
+
+
+@dataclass(slots=True)
+class TokenLogprobs:
+    """Log probabilities of one emitted token and its most likely alternatives, in nats.
+
+    Attributes:
+        logprob: of the emitted token.
+        rank: 1 for the most likely token.
+        top: (token id, logprob), most likely first; as many as the request asked for.
+    """
+
+    logprob: float
+    rank: int
+    top: list[tuple[int, float]]
+
+
+@dataclass(slots=True)
+class RequestDelta:
+    """What one step added to one request; the only thing the engine says of requests.
+
+    Attributes:
+        new_token_ids: tokens emitted by this step, possibly none when the request just ended.
+        logprobs: one entry per new token when the request asked for them.
+        finish_reason: set once, on the last delta.
+        stop_reason: the stop token id that ended the answer, if one did.
+        num_cached_tokens: prompt tokens found in the prefix cache.
+        stats: speculation counts so far; set on the last delta.
+        error: what failed, when the finish reason is `error`.
+    """
+
+    request_id: str
+    new_token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    num_cached_tokens: int = 0
+    stats: SpeculationStats | None = None
+    error: str | None = None

@@ -1,0 +1,1 @@
+"""From a schedule to logits: input buffers and the packed forward pass."""

@@ -1,0 +1,93 @@
+"""What one step is asked to do (down) and what came of it (up); no torch.
+
+The scheduler and the runner never see each other: `EngineCore` carries these between them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.request import Request, TokenLogprobs
+
+
+@dataclass(slots=True)
+class ScheduledRequest:
+    """One request's share of a step.
+
+    The target computes tokens `[num_computed_tokens, num_computed_tokens + num_tokens)` of the
+    request and then up to `num_draft_tokens` drafts; slots for all of them are reserved.
+    Prefill is a share with `num_tokens > 1`, plain decoding one with `num_tokens == 1` and no
+    drafts. The draft first computes `num_catch_up_tokens` that it lacks and the target has.
+
+    Attributes:
+        request: the request; its counts are as before the step.
+        num_tokens: known tokens to compute, at least 1.
+        num_draft_tokens: draft tokens to propose and verify at most.
+        num_catch_up_tokens: tokens for the draft alone, before `num_computed_tokens`.
+        block_ids: the request's block table, covering every reserved slot.
+    """
+
+    request: Request
+    num_tokens: int
+    num_draft_tokens: int
+    num_catch_up_tokens: int
+    block_ids: list[int]
+
+    @property
+    def samples(self) -> bool:
+        """Whether the share reaches the last known token, so that a token is sampled."""
+        return self.request.num_computed_tokens + self.num_tokens == self.request.num_tokens
+
+    @property
+    def is_draft_current(self) -> bool:
+        """Whether the draft, after catching up, has all that the target has."""
+        lag = self.request.num_computed_tokens - self.request.num_draft_computed_tokens
+        return self.num_catch_up_tokens == lag
+
+
+@dataclass(slots=True)
+class SchedulerOutput:
+    """What the next step computes, in batch order.
+
+    Attributes:
+        scheduled: one share per request; requests that only decode or verify come first.
+        preempted: requests that lost their blocks to make room.
+    """
+
+    scheduled: list[ScheduledRequest] = field(default_factory=list)
+    preempted: list[Request] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the step computes, drafts and catch-up included."""
+        return sum(s.num_tokens + s.num_draft_tokens + s.num_catch_up_tokens for s in self.scheduled)
+
+
+@dataclass(slots=True)
+class RequestOutcome:
+    """What one share of the step gave.
+
+    Attributes:
+        sampled: emitted tokens, accepted drafts first, the target's own last; empty while the
+            prompt is not finished.
+        num_draft_tokens: draft tokens that were verified.
+        num_accepted_tokens: of those, accepted.
+        num_draft_computed_tokens: leading tokens whose draft keys and values are in the cache,
+            counting draft tokens as if all had been accepted.
+        logprobs: one entry per emitted token, when asked for.
+        error: why the request cannot go on; the others are not touched.
+    """
+
+    sampled: list[int]
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_draft_computed_tokens: int = 0
+    logprobs: list[TokenLogprobs] | None = None
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class ModelOutput:
+    """One outcome per scheduled request, in the same order."""
+
+    outcomes: list[RequestOutcome]
