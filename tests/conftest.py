@@ -1,0 +1,64 @@
+"""What every test may ask for: shared data beside the checkout, the demo pair, a GPU."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+NUM_THREADS = 2
+HAS_TORCH = find_spec("torch") is not None
+
+
+class DemoPair(NamedTuple):
+    """The folders of the demo pair's two models."""
+
+    target: Path
+    draft: Path
+
+
+def pytest_configure() -> None:
+    """Keep torch from spinning more threads than the smallest test machine has cores."""
+    if HAS_TORCH:
+        import torch
+
+        torch.set_num_threads(NUM_THREADS)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip GPU tests, by name, where torch sees no CUDA device."""
+    if item.get_closest_marker("gpu") is None:
+        return
+    if not HAS_TORCH:
+        pytest.skip("needs a CUDA device; torch is not installed")
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device; torch sees none")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The repository's top folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Real prompts, traces and models that may lie in `../shared` beside the checkout."""
+    folder = ROOT.parent / "shared"
+    if not folder.is_dir():
+        pytest.skip("../shared is not beside this checkout")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_pair() -> DemoPair:
+    """The embedded target and draft."""
+    pair = DemoPair(ROOT / "model_configs/demo/target", ROOT / "model_configs/demo/draft")
+    if not (pair.target / "config.json").is_file():
+        pytest.skip("model_configs/demo/target is absent")
+    return pair
