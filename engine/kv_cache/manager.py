@@ -1,0 +1,225 @@
+"""Gives requests their blocks; knows tables, prefix hits and what may be shared, no tensors.
+
+Target and draft share one table: a block id addresses both models' keys and values, so a hit,
+a preemption and an eviction cover both, and there is one budget. When to admit, publish or
+preempt is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.kv_cache.block_pool import BlockPool
+from engine.kv_cache.prefix_cache import HashChain, PrefixCache
+from engine.request import Request
+
+
+@dataclass(slots=True)
+class _Holding:
+    """What the manager knows of one request, waiting or running.
+
+    Attributes:
+        chain: hashes of the request's full blocks.
+        block_ids: its table, empty while it waits.
+        num_published: leading blocks that were found or have been published.
+        awaited: the hash whose block somebody else was computing when last asked.
+        num_expected_from, num_expected_until: the blocks that it told others to wait for.
+    """
+
+    chain: HashChain
+    block_ids: list[int] = field(default_factory=list)
+    num_published: int = 0
+    awaited: bytes | None = None
+    expected_from: int = 0
+    expected_until: int = 0
+
+
+class KVCacheManager:
+    """Block tables over one pool, with a prefix cache.
+
+    Args:
+        num_blocks: blocks of the storage, the scratch block included.
+        block_size: tokens per block.
+        prefix_caching: whether full blocks of equal prefixes are shared.
+
+    Attributes:
+        num_prefix_queries_tokens: prompt tokens looked up at first admissions.
+        num_prefix_hit_tokens: of those, found.
+    """
+
+    def __init__(self, num_blocks: int, block_size: int, prefix_caching: bool = True) -> None:
+        self.block_size = block_size
+        self.prefix_caching = prefix_caching
+        self.num_prefix_queries_tokens = 0
+        self.num_prefix_hit_tokens = 0
+        self._pool = BlockPool(num_blocks)
+        self._prefixes = PrefixCache()
+        self._holdings: dict[str, _Holding] = {}
+
+    @property
+    def num_blocks(self) -> int:
+        """Blocks of the storage, the scratch block included."""
+        return self._pool.num_blocks
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Blocks that no request holds; published ones among them stay findable until reused."""
+        return self._pool.num_free_blocks
+
+    @property
+    def capacity_tokens(self) -> int:
+        """Tokens that a request alone in the pool could have slots for."""
+        return self._pool.num_usable_blocks * self.block_size
+
+    @property
+    def usage(self) -> float:
+        """Share of the usable blocks that requests hold, 0 to 1."""
+        return 1.0 - self._pool.num_free_blocks / self._pool.num_usable_blocks
+
+    def block_ids(self, request: Request) -> list[int]:
+        """Return a copy of the request's block table."""
+        return list(self._holding(request).block_ids)
+
+    def admit(self, request: Request) -> int | None:
+        """Give a request blocks for all its known tokens, cached ones for its published prefix.
+
+        At least one known token stays to compute, because its logits are needed.
+
+        Returns:
+            How many leading tokens were found in the cache; None, and nothing changed, if the
+            pool cannot hold the rest now.
+        """
+        holding = self._holding(request)
+        assert not holding.block_ids, f"request {request.request_id} was admitted already"
+        found = self._find(request, holding)
+        num_new = self._num_blocks_for(request.num_tokens) - len(found)
+        num_found_free = sum(self._pool.ref_count(block_id) == 0 for block_id in found)
+        if num_new > self._pool.num_free_blocks - num_found_free:
+            return None
+        for block_id in found:
+            self._pool.share(block_id)
+        holding.block_ids = found
+        holding.num_published = len(found)
+        is_allocated = self._grow(holding, num_new)
+        assert is_allocated, "free blocks were counted wrongly"
+        self._expect(request, holding)
+        num_cached_tokens = len(found) * self.block_size
+        if request.num_cached_tokens is None:
+            self.num_prefix_queries_tokens += request.num_tokens
+            self.num_prefix_hit_tokens += num_cached_tokens
+        return num_cached_tokens
+
+    def is_prefix_pending(self, request: Request) -> bool:
+        """Whether a running request is computing the first block that this one would miss.
+
+        Waiting then turns the miss into a hit; the answer changes as soon as that request has
+        computed the block or is gone.
+        """
+        if not self.prefix_caching:
+            return False
+        holding = self._holding(request)
+        if holding.awaited is not None and self._prefixes.is_expected(holding.awaited):
+            return True
+        num_found = len(self._find(request, holding))
+        if num_found >= self._num_sharable_blocks(request):
+            return False
+        missed = holding.chain.upto(request.token_ids, num_found + 1)[num_found]
+        holding.awaited = missed if self._prefixes.is_expected(missed) else None
+        return holding.awaited is not None
+
+    def allocate_slots(self, request: Request, num_tokens_total: int) -> bool:
+        """Grow the table to cover `num_tokens_total` tokens; False = full, nothing changed."""
+        holding = self._holding(request)
+        num_new = self._num_blocks_for(num_tokens_total) - len(holding.block_ids)
+        return self._grow(holding, max(num_new, 0))
+
+    def publish(self, request: Request, num_tokens: int) -> None:
+        """Make the full blocks among the first `num_tokens` findable.
+
+        All of them must be accepted tokens, computed by every model that uses the table.
+        """
+        if not self.prefix_caching:
+            return
+        holding = self._holding(request)
+        num_full = num_tokens // self.block_size
+        hashes = holding.chain.upto(request.token_ids, num_full)
+        for index in range(holding.num_published, num_full):
+            self._prefixes.publish(hashes[index], holding.block_ids[index])
+        holding.num_published = max(holding.num_published, num_full)
+        self._unexpect(request, holding, request.num_computed_tokens // self.block_size)
+
+    def trim(self, request: Request, num_tokens: int) -> None:
+        """Give back the trailing blocks that the first `num_tokens` tokens do not need."""
+        holding = self._holding(request)
+        num_kept = self._num_blocks_for(num_tokens)
+        assert num_kept >= holding.num_published, "published blocks cannot be trimmed"
+        self._release(holding.block_ids[num_kept:])
+        del holding.block_ids[num_kept:]
+
+    def free(self, request: Request) -> None:
+        """Give back every block, and take back what others were told to wait for."""
+        holding = self._holdings.pop(request.request_id, None)
+        if holding is not None:
+            self._unexpect(request, holding, holding.expected_until)
+            self._release(holding.block_ids)
+
+    def check_invariants(self) -> None:
+        """Assert that tables, reference counts, free list and published blocks agree."""
+        holdings = self._holdings.values()
+        self._pool.check_invariants(b for holding in holdings for b in holding.block_ids)
+        self._prefixes.check_invariants(
+            hash_
+            for holding in holdings
+            for hash_ in holding.chain.upto([], 0)[holding.expected_from : holding.expected_until]
+        )
+        for holding in holdings:
+            assert len(set(holding.block_ids)) == len(holding.block_ids), "a block appears twice"
+            assert holding.num_published <= len(holding.block_ids), "published more than held"
+
+    def _holding(self, request: Request) -> _Holding:
+        holding = self._holdings.get(request.request_id)
+        if holding is None:
+            holding = _Holding(HashChain(request.cache_salt, self.block_size))
+            self._holdings[request.request_id] = holding
+        return holding
+
+    def _num_blocks_for(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_size)
+
+    def _num_sharable_blocks(self, request: Request) -> int:
+        return (request.num_tokens - 1) // self.block_size
+
+    def _find(self, request: Request, holding: _Holding) -> list[int]:
+        if not self.prefix_caching:
+            return []
+        num_blocks = self._num_sharable_blocks(request)
+        hashes = holding.chain.upto(request.token_ids, num_blocks)
+        return self._prefixes.find(hashes[:num_blocks])
+
+    def _grow(self, holding: _Holding, num_blocks: int) -> bool:
+        block_ids = self._pool.allocate(num_blocks)
+        if block_ids is None:
+            return False
+        for block_id in block_ids:
+            self._prefixes.forget(block_id)
+        holding.block_ids.extend(block_ids)
+        return True
+
+    def _release(self, block_ids: list[int]) -> None:
+        # Last block first: a prefix whose end was evicted is still a prefix.
+        for block_id in reversed(block_ids):
+            self._pool.release(block_id, reuse_first=not self._prefixes.is_published(block_id))
+
+    def _expect(self, request: Request, holding: _Holding) -> None:
+        if not self.prefix_caching:
+            return
+        holding.expected_from = holding.num_published
+        holding.expected_until = request.num_tokens // self.block_size
+        hashes = holding.chain.upto(request.token_ids, holding.expected_until)
+        self._prefixes.expect(hashes[holding.expected_from : holding.expected_until])
+
+    def _unexpect(self, request: Request, holding: _Holding, until: int) -> None:
+        until = min(until, holding.expected_until)
+        hashes = holding.chain.upto(request.token_ids, until)
+        self._prefixes.unexpect(hashes[holding.expected_from : until])
+        holding.expected_from = max(holding.expected_from, until)

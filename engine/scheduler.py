@@ -1,0 +1,346 @@
+"""Chooses what each step computes and books what came of it; knows counts, no tensors.
+
+Running requests come first: one known token for everyone that decodes, then drafts, then the
+prompts that are under way; waiting requests get the rest in service order. All of it draws on
+one token budget and one block pool. It never sees the models: `EngineCore` carries its output
+to the runner and the outcome back.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from engine.config import SchedulerConfig
+from engine.errors import InvalidRequestError
+from engine.kv_cache.manager import KVCacheManager
+from engine.request import FinishReason, Request, RequestDelta, RequestStatus, TokenLogprobs
+from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
+from engine.waiting_queue import RequestQueue, ServiceOrder
+
+
+@dataclass(slots=True)
+class _Step:
+    """A step being put together.
+
+    Attributes:
+        budget: tokens that may still be given out.
+        shares: what was given, by request id.
+        preempted: requests that lost their blocks.
+    """
+
+    budget: int
+    shares: dict[str, ScheduledRequest] = field(default_factory=dict)
+    preempted: list[Request] = field(default_factory=list)
+
+    def take(self, num_tokens: int) -> int:
+        taken = min(num_tokens, self.budget)
+        self.budget -= taken
+        return taken
+
+    def drop(self, request: Request) -> None:
+        share = self.shares.pop(request.request_id, None)
+        if share is not None:
+            self.budget += share.num_tokens + share.num_draft_tokens + share.num_catch_up_tokens
+
+    def output(self) -> SchedulerOutput:
+        by_kind = sorted(self.shares.values(), key=lambda share: share.num_tokens > 1)
+        return SchedulerOutput(by_kind, self.preempted)
+
+
+class Scheduler:
+    """Continuous batching with chunked prefill, speculation, priorities and preemption.
+
+    Args:
+        config: limits of one step.
+        kv: the block tables.
+        num_draft_tokens: draft tokens per pass at most; 0 is plain decoding.
+        has_draft: whether drafts come from a model with keys and values of its own, which may
+            lag behind and is caught up under the token budget.
+        max_model_len: tokens that the target can hold per request.
+        draft_max_len: tokens that the draft can hold per request; None = no limit.
+        clock: seconds, monotonic; stamps requests that carry no arrival time.
+
+    Attributes:
+        requests: those that have not ended, by id.
+        num_preemptions: how often a request lost its blocks, over all requests.
+    """
+
+    def __init__(
+        self,
+        config: SchedulerConfig,
+        kv: KVCacheManager,
+        *,
+        num_draft_tokens: int,
+        has_draft: bool,
+        max_model_len: int,
+        draft_max_len: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self.kv = kv
+        self.requests: dict[str, Request] = {}
+        self.num_preemptions = 0
+        self._num_draft_tokens = num_draft_tokens
+        self._draft_follows = has_draft and num_draft_tokens > 0
+        self._max_model_len = max_model_len
+        self._draft_max_len = max_model_len if draft_max_len is None else draft_max_len
+        self._clock = clock
+        self._order = ServiceOrder(config.priority_ageing_s)
+        self._waiting = RequestQueue(self._order)
+        self._running = RequestQueue(self._order)
+        self._deltas: list[RequestDelta] = []
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a request lives, or an end is still to be told by `update`."""
+        return bool(self.requests or self._deltas)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold blocks."""
+        return len(self._running)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that do not."""
+        return len(self._waiting)
+
+    def add(self, request: Request) -> None:
+        """Take a request in; one that can never be served ends with the next `update`.
+
+        Raises:
+            InvalidRequestError: a living request has the same id.
+        """
+        if request.request_id in self.requests:
+            raise InvalidRequestError(
+                f"request_id: {request.request_id!r} is in use; give each request its own.",
+                param="request_id",
+            )
+        request.arrival_time = request.arrival_time or self._clock()
+        request.max_total_tokens = min(request.max_total_tokens, self._max_model_len)
+        self.requests[request.request_id] = request
+        self._order.enter(request)
+        self._waiting.add(request)
+        if request.num_tokens >= request.max_total_tokens:
+            self._end(request, FinishReason.LENGTH)
+        else:
+            self._fail_if_too_long(request)
+
+    def abort(self, request_id: str) -> bool:
+        """End a request wherever it is and free its blocks; False if it does not live."""
+        request = self.requests.get(request_id)
+        if request is None:
+            return False
+        self._end(request, FinishReason.ABORT)
+        return True
+
+    def fail(self, request: Request, message: str) -> None:
+        """End a request with an error that its caller will read; the others go on."""
+        if not request.is_finished:
+            self._end(request, FinishReason.ERROR, message)
+
+    def schedule(self) -> SchedulerOutput:
+        """Choose what the next step computes."""
+        step = _Step(self.config.max_num_batched_tokens)
+        self._decode_running(step)
+        self._draft_running(step)
+        self._prefill_running(step)
+        self._admit_waiting(step)
+        return step.output()
+
+    def update(self, output: SchedulerOutput, model_output: ModelOutput) -> list[RequestDelta]:
+        """Book what a step gave, and return everything there is to say since the last update."""
+        for share, outcome in zip(output.scheduled, model_output.outcomes, strict=True):
+            request = share.request
+            if request.is_finished:
+                continue  # aborted while the step ran
+            if outcome.error is not None:
+                self.fail(request, outcome.error)
+                continue
+            self._book(share, outcome)
+        deltas, self._deltas = self._deltas, []
+        return deltas
+
+    def _decode_running(self, step: _Step) -> None:
+        for request in self._running:
+            if _num_tokens_left(request) > 1 or request not in self._running:
+                continue
+            if step.budget > 0 and self._make_room(request, step):
+                self._give(request, step, num_catch_up_tokens=0)
+
+    def _draft_running(self, step: _Step) -> None:
+        for share in step.shares.values():
+            request = share.request
+            num_drafts = self._num_drafts_wanted(request)
+            if num_drafts == 0:
+                continue
+            # Blocks first: with none to spare there is no draft, and so no reason to catch up.
+            if not self.kv.allocate_slots(request, request.num_tokens + num_drafts):
+                continue
+            lag = self._draft_lag(request)
+            share.num_catch_up_tokens = step.take(lag)
+            if share.num_catch_up_tokens == lag:
+                share.num_draft_tokens = step.take(num_drafts)
+            share.block_ids = self.kv.block_ids(request)
+
+    def _prefill_running(self, step: _Step) -> None:
+        for request in self._running:
+            if step.budget > 0 and _num_tokens_left(request) > 1:
+                self._prefill(request, step)
+
+    def _admit_waiting(self, step: _Step) -> None:
+        for request in self._waiting:
+            # After a preemption nobody may overtake those who lost their blocks.
+            if step.budget == 0 or step.preempted or self.num_running >= self.config.max_num_seqs:
+                break
+            if self.kv.is_prefix_pending(request):
+                continue
+            if not self._admit(request, step):
+                break
+            self._prefill(request, step)
+
+    def _admit(self, request: Request, step: _Step) -> bool:
+        while (num_cached_tokens := self.kv.admit(request)) is None:
+            victim = self._victim_of(request)
+            if victim is None:
+                return False
+            self._preempt(victim, step)
+        if request.num_cached_tokens is None:
+            request.num_cached_tokens = num_cached_tokens
+        request.num_computed_tokens = num_cached_tokens
+        request.num_draft_computed_tokens = min(num_cached_tokens, self._draft_max_len)
+        request.status = RequestStatus.RUNNING
+        self._waiting.discard(request)
+        self._running.add(request)
+        return True
+
+    def _prefill(self, request: Request, step: _Step) -> None:
+        num_catch_up_tokens = step.take(min(self._draft_lag(request), step.budget - 1))
+        self._give(request, step, num_catch_up_tokens)
+
+    def _give(self, request: Request, step: _Step, num_catch_up_tokens: int) -> None:
+        step.shares[request.request_id] = ScheduledRequest(
+            request=request,
+            num_tokens=step.take(_num_tokens_left(request)),
+            num_draft_tokens=0,
+            num_catch_up_tokens=num_catch_up_tokens,
+            block_ids=self.kv.block_ids(request),
+        )
+
+    def _make_room(self, request: Request, step: _Step) -> bool:
+        """Cover the request's known tokens, taking blocks from those behind it, or its own."""
+        while not self.kv.allocate_slots(request, request.num_tokens):
+            last = next(reversed(self._running))
+            self._preempt(last, step)
+            if last is request:
+                return False
+        return True
+
+    def _victim_of(self, request: Request) -> Request | None:
+        """Find the last running request that is both less important and behind this one."""
+        for other in reversed(self._running):
+            if self._order.key(other) < self._order.key(request):
+                return None
+            if other.priority > request.priority:
+                return other
+        return None
+
+    def _preempt(self, request: Request, step: _Step) -> None:
+        self.kv.free(request)
+        request.num_computed_tokens = 0
+        request.num_draft_computed_tokens = 0
+        request.num_preemptions += 1
+        request.status = RequestStatus.WAITING
+        self.num_preemptions += 1
+        self._running.discard(request)
+        self._waiting.add(request)
+        step.drop(request)
+        step.preempted.append(request)
+
+    def _num_drafts_wanted(self, request: Request) -> int:
+        # A pass emits one token more than it drafts; the draft computes one token less.
+        return max(
+            0,
+            min(
+                self._num_draft_tokens,
+                request.max_total_tokens - request.num_tokens - 1,
+                self._draft_max_len - request.num_tokens + 1,
+            ),
+        )
+
+    def _draft_lag(self, request: Request) -> int:
+        if not self._draft_follows:
+            return 0
+        num_wanted = min(request.num_computed_tokens, self._draft_max_len)
+        return num_wanted - request.num_draft_computed_tokens
+
+    def _book(self, share: ScheduledRequest, outcome: RequestOutcome) -> None:
+        request = share.request
+        taken = request.append(outcome.sampled)
+        num_accepted = min(outcome.num_accepted_tokens, len(taken))
+        request.num_computed_tokens += share.num_tokens + num_accepted
+        request.num_draft_computed_tokens = min(
+            outcome.num_draft_computed_tokens, request.num_computed_tokens, self._draft_max_len
+        )
+        self.kv.publish(request, self._num_publishable_tokens(request))
+        if taken:
+            request.stats.observe(outcome.num_draft_tokens, num_accepted, len(taken))
+            self._say(request, taken, outcome.logprobs)
+        if request.is_finished:
+            self._retire(request)
+        else:
+            self.kv.trim(request, request.num_tokens)
+            self._fail_if_too_long(request)
+
+    def _num_publishable_tokens(self, request: Request) -> int:
+        num_draft = request.num_draft_computed_tokens
+        if not self._draft_follows or num_draft >= self._draft_max_len:
+            return request.num_computed_tokens
+        return num_draft
+
+    def _fail_if_too_long(self, request: Request) -> None:
+        if request.num_tokens > self.kv.capacity_tokens:
+            self.fail(
+                request,
+                f"The request needs KV cache for {request.num_tokens} tokens, and the whole cache "
+                f"holds {self.kv.capacity_tokens}; shorten the prompt, lower max_tokens, or start "
+                "the engine with more kv_cache_memory.",
+            )
+
+    def _end(self, request: Request, reason: FinishReason, error: str | None = None) -> None:
+        request.finish(reason)
+        self._retire(request)
+        self._say(request, [], error=error)
+
+    def _retire(self, request: Request) -> None:
+        self.kv.free(request)
+        self._running.discard(request)
+        self._waiting.discard(request)
+        self._order.leave(request)
+        del self.requests[request.request_id]
+
+    def _say(
+        self,
+        request: Request,
+        token_ids: list[int],
+        logprobs: list[TokenLogprobs] | None = None,
+        error: str | None = None,
+    ) -> None:
+        self._deltas.append(
+            RequestDelta(
+                request_id=request.request_id,
+                new_token_ids=token_ids,
+                logprobs=None if logprobs is None else logprobs[: len(token_ids)],
+                finish_reason=request.finish_reason,
+                stop_reason=request.stop_reason,
+                num_cached_tokens=request.num_cached_tokens or 0,
+                stats=request.stats if request.is_finished else None,
+                error=error,
+            )
+        )
+
+
+def _num_tokens_left(request: Request) -> int:
+    return request.num_tokens - request.num_computed_tokens
