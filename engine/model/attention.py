@@ -1,0 +1,252 @@
+"""The door between transformers' attention layers and the paged KV cache.
+
+Registers "outdraft_paged" with transformers' `AttentionInterface`: each layer's call writes the
+new keys and values and attends over the cache of the step that `use_attention_context` set. Knows
+the interface's keywords and refuses those it does not know; nothing of models or schedules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from engine.errors import ModelNotSupportedError
+from engine.kv_cache.storage import KVCacheStorage
+from kernels.kv_cache_write import kv_cache_write
+from kernels.paged_attention import AttentionPlan, paged_attention
+
+PAGED_ATTENTION = "outdraft_paged"
+PROBE_ATTENTION = "outdraft_probe"
+
+# Keywords that reach the interface and have no say in what attention computes.
+_INERT_KEYWORDS = frozenset(
+    {
+        "cache_position",
+        "cu_seq_lens_k",
+        "cu_seq_lens_q",
+        "logits_to_keep",
+        "max_length_k",
+        "max_length_q",
+        "output_attentions",
+        "output_hidden_states",
+        "output_router_logits",
+        "position_ids",
+        "return_dict",
+        "use_cache",
+    }
+)
+
+
+@dataclass(slots=True)
+class AttentionCall:
+    """One attention layer's call, as the interface gives it.
+
+    Attributes:
+        layer_idx: the layer's index in the model.
+        query: [num_tokens, num_heads, head_dim].
+        key: [num_tokens, num_kv_heads, head_dim].
+        value: [num_tokens, num_kv_heads, value_head_dim].
+        mask: what the model gave as its mask.
+        scaling: factor on the dot products.
+        sliding_window: keys a row sees, itself included; None = all.
+        softcap: bound of the scores; None = unbounded.
+        sinks: [num_heads]; None = no sinks.
+    """
+
+    layer_idx: int
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    mask: torch.Tensor | None
+    scaling: float
+    sliding_window: int | None
+    softcap: float | None
+    sinks: torch.Tensor | None
+
+
+class _Context(Protocol):
+    def attend(self, call: AttentionCall) -> torch.Tensor: ...
+
+
+@dataclass(slots=True)
+class AttentionContext:
+    """What every layer of one packed forward pass needs.
+
+    Attributes:
+        plan: where each row finds its keys.
+        slot_mapping: [num_tokens] int64, where each token's key and value go.
+        storage: the model's caches.
+    """
+
+    plan: AttentionPlan
+    slot_mapping: torch.Tensor
+    storage: KVCacheStorage
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Write the call's keys and values, then attend; returns [num_tokens, H, Dv].
+
+        Raises:
+            ModelNotSupportedError: the model made a mask of its own.
+        """
+        if call.mask is not None:
+            raise ModelNotSupportedError(
+                f"layer {call.layer_idx} brings an attention mask of its own; "
+                "it would see tokens of other requests."
+            )
+        key_cache = self.storage.key_caches[call.layer_idx]
+        value_cache = self.storage.value_caches[call.layer_idx]
+        dtype = key_cache.dtype
+        kv_cache_write(
+            call.key.to(dtype), call.value.to(dtype), key_cache, value_cache, self.slot_mapping
+        )
+        attended = paged_attention(
+            call.query.to(dtype),
+            key_cache,
+            value_cache,
+            self.plan,
+            scaling=call.scaling,
+            sliding_window=call.sliding_window,
+            softcap=call.softcap,
+            sinks=call.sinks,
+        )
+        return attended.to(call.query.dtype)
+
+
+@dataclass(slots=True)
+class ProbeContext:
+    """Records a model's attention calls without computing attention.
+
+    Attributes:
+        calls: in the order they came.
+    """
+
+    calls: list[AttentionCall] = field(default_factory=list)
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Note the call; returns zeros of the right shape."""
+        self.calls.append(call)
+        return call.query.new_zeros(*call.query.shape[:2], call.value.shape[2])
+
+
+_current: ContextVar[_Context | None] = ContextVar("attention_context", default=None)
+
+
+@contextmanager
+def use_attention_context(context: AttentionContext | ProbeContext) -> Iterator[None]:
+    """Make `context` the one that attention layers of this thread use."""
+    token = _current.set(context)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def attention_forward(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    **keywords: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend for one layer, as `AttentionInterface` wants it.
+
+    Args:
+        module: the attention layer.
+        query: [1, num_heads, num_tokens, head_dim].
+        key: [1, num_kv_heads, num_tokens, head_dim].
+        value: [1, num_kv_heads, num_tokens, value_head_dim].
+        attention_mask: None, as no mask is made for this implementation.
+        keywords: honoured, known to be without effect, or refused.
+
+    Returns:
+        [1, num_tokens, num_heads, value_head_dim], and no weights.
+
+    Raises:
+        ModelNotSupportedError: the call asks for something that is not served.
+    """
+    context = _current.get()
+    if context is None:
+        raise ModelNotSupportedError(
+            f"attention was called outside of a packed forward pass: {PAGED_ATTENTION} keeps keys "
+            "and values in the paged cache; use forward_packed."
+        )
+    _check_call(module, query, key, keywords)
+    scaling = keywords.get("scaling")
+    call = AttentionCall(
+        layer_idx=module.layer_idx,  # type: ignore[arg-type]  # checked above
+        query=query[0].transpose(0, 1),
+        key=key[0].transpose(0, 1),
+        value=value[0].transpose(0, 1),
+        mask=attention_mask,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        sliding_window=keywords.get("sliding_window"),
+        softcap=keywords.get("softcap"),
+        sinks=keywords.get("s_aux"),
+    )
+    return context.attend(call).unsqueeze(0), None
+
+
+_HONOURED_KEYWORDS = frozenset({"scaling", "sliding_window", "softcap", "s_aux"})
+
+
+def _check_call(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    keywords: dict[str, Any],
+) -> None:
+    for name, value in keywords.items():
+        if value is None or name in _HONOURED_KEYWORDS or name in _INERT_KEYWORDS:
+            continue
+        if name == "is_causal" and value:
+            continue
+        if name == "dropout" and value == 0.0:
+            continue
+        raise ModelNotSupportedError(
+            f"{type(module).__name__} passes {name}={_brief(value)} to attention; not supported."
+        )
+    is_causal = keywords.get("is_causal")
+    if is_causal is None and not getattr(module, "is_causal", True):
+        raise ModelNotSupportedError(f"{type(module).__name__} is not causal attention.")
+    if not isinstance(getattr(module, "layer_idx", None), int):
+        raise ModelNotSupportedError(f"{type(module).__name__} does not say which layer it is.")
+    if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
+        raise ModelNotSupportedError(
+            f"{type(module).__name__} attends from {tuple(query.shape)} to {tuple(key.shape)}: "
+            "not self-attention of one packed row of tokens."
+        )
+
+
+def _brief(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"tensor{list(value.shape)}"
+    return repr(value)[:60]
+
+
+MaskFunction = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def mask_function_of(mask: torch.Tensor) -> MaskFunction | None:
+    """Return the rule behind a mask that the probe's forward made; None if it was not made so."""
+    return getattr(mask, "outdraft_mask_function", None)
+
+
+def _probe_mask(*, q_length: int, mask_function: MaskFunction, **_: Any) -> torch.Tensor:
+    """Make a mask that carries the rule it stands for, so that the rule can be checked."""
+    mask = torch.ones(1, 1, q_length, q_length, dtype=torch.bool)
+    mask.outdraft_mask_function = mask_function  # type: ignore[attr-defined]  # read back above
+    return mask
+
+
+# No mask function is registered for PAGED_ATTENTION: transformers then gives no mask to the layers
+# and spends no time on making one; with one registered it looks for packed sequences every step.
+AttentionInterface.register(PAGED_ATTENTION, attention_forward)
+AttentionInterface.register(PROBE_ATTENTION, attention_forward)
+AttentionMaskInterface.register(PROBE_ATTENTION, _probe_mask)

@@ -1,0 +1,52 @@
+"""One packed forward pass of a loaded model over its paged cache; nothing of requests."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from engine.model.attention import AttentionContext, use_attention_context
+
+if TYPE_CHECKING:
+    from engine.kv_cache.storage import KVCacheStorage
+    from engine.model.loader import LoadedModel
+    from kernels.paged_attention import AttentionPlan
+
+
+@torch.inference_mode()
+def forward_packed(
+    loaded: LoadedModel,
+    storage: KVCacheStorage,
+    token_ids: torch.Tensor,
+    positions: torch.Tensor,
+    slot_mapping: torch.Tensor,
+    plan: AttentionPlan,
+    logits_rows: torch.Tensor,
+) -> torch.Tensor:
+    """Compute the packed tokens of many requests, and the logits of some of their rows.
+
+    Args:
+        loaded: the model.
+        storage: its caches; the tokens' keys and values are written there.
+        token_ids: [num_tokens] int64, the requests' new tokens one after the other.
+        positions: [num_tokens] int64, each token's position in its request.
+        slot_mapping: [num_tokens] int64, each token's slot in the caches.
+        plan: attention plan of the same rows.
+        logits_rows: [num_rows] int64, ascending, no row twice: rows whose logits are wanted.
+
+    Returns:
+        [num_rows, vocab], float32.
+    """
+    keep_all = logits_rows.shape[0] == token_ids.shape[0]
+    keywords = {} if keep_all or not loaded.keeps_logits else {"logits_to_keep": logits_rows}
+    with use_attention_context(AttentionContext(plan, slot_mapping, storage)):
+        logits: torch.Tensor = loaded.model(
+            input_ids=token_ids.unsqueeze(0),
+            position_ids=positions.unsqueeze(0),
+            use_cache=False,
+            **keywords,
+        ).logits[0]
+    if not keep_all and not loaded.keeps_logits:
+        logits = logits.index_select(0, logits_rows)
+    return logits.float()

@@ -1,0 +1,291 @@
+"""Loads transformers models for the packed, paged forward pass, or refuses them by name.
+
+What a model's layers store is found by watching one tiny forward pass, not by reading config
+fields that each family names differently. Hub access, caches and progress are transformers' own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from engine.errors import ModelLoadError, ModelNotSupportedError
+from engine.kv_cache.storage import LayerKVSpec
+from engine.model.attention import (
+    PAGED_ATTENTION,
+    PROBE_ATTENTION,
+    AttentionCall,
+    ProbeContext,
+    mask_function_of,
+    use_attention_context,
+)
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(slots=True)
+class LoadedModel:
+    """A model ready for `forward_packed`.
+
+    Attributes:
+        model: the transformers model, its attention going through the paged cache.
+        config: the model's own configuration.
+        name: as it was asked for.
+        vocab_size: width of the logits; may exceed the tokenizer's vocabulary.
+        layers: what each layer stores per token, in layer order.
+        max_model_len: tokens of prompt and answer at most.
+        eos_token_ids: tokens that end an answer.
+        dtype: of the activations and of the KV cache.
+        device: where the weights are.
+        weight_bytes: size of parameters and buffers.
+        keeps_logits: whether the model can compute the logits of some rows alone.
+    """
+
+    model: PreTrainedModel
+    config: PreTrainedConfig
+    name: str
+    vocab_size: int
+    layers: list[LayerKVSpec]
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    weight_bytes: int
+    keeps_logits: bool
+
+
+def load_model(
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: torch.device,
+    trust_remote_code: bool = False,
+    load_weights: bool = True,
+) -> LoadedModel:
+    """Load a causal language model by hub id or from a local folder.
+
+    Args:
+        name: hub id or folder.
+        revision: branch, tag or commit of a hub id.
+        dtype: `auto` (float32 on CPU, else the checkpoint's own), or a name of one.
+        device: where the weights go.
+        trust_remote_code: run Python code that comes with the checkpoint.
+        load_weights: false = random weights at the checkpoint's shapes.
+
+    Raises:
+        ModelLoadError: the checkpoint cannot be found or read.
+        ModelNotSupportedError: the architecture cannot be served.
+    """
+    check_no_other_kernels()
+    origin = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(name, **origin)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelLoadError(f"{name}: its configuration cannot be loaded: {error}") from error
+    _check_config(config, name)
+    wanted = _torch_dtype(dtype, device)
+    options: dict[str, Any] = {"dtype": wanted, "attn_implementation": PAGED_ATTENTION}
+    try:
+        if load_weights:
+            if device.type != "cpu":
+                options["device_map"] = {"": device}
+            model = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **origin)
+        else:
+            with device:
+                model = AutoModelForCausalLM.from_config(
+                    config, **options, trust_remote_code=trust_remote_code
+                )
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        raise ModelLoadError(f"{name}: the model cannot be loaded: {error}") from error
+    return from_model(model, name=name)
+
+
+def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedModel:
+    """Make a transformers model that is already in memory ready for `forward_packed`.
+
+    The model's attention implementation is changed in place.
+
+    Raises:
+        ModelNotSupportedError: the architecture cannot be served.
+    """
+    architecture = type(model).__name__
+    _check_config(model.config, architecture)
+    model.eval().requires_grad_(False)
+    text_config = model.config.get_text_config(decoder=True)
+    max_model_len = _max_model_len(model, text_config, architecture)
+    calls, vocab_size = _probe(model, architecture)
+    _check_layers(calls, text_config, architecture)
+    for call in calls:
+        _check_mask(call, max_model_len, architecture)
+    weights = [*model.parameters(), *model.buffers()]
+    return LoadedModel(
+        model=model,
+        config=model.config,
+        name=name or model.config.name_or_path or architecture,
+        vocab_size=vocab_size,
+        layers=[_kv_spec(call) for call in calls],
+        max_model_len=max_model_len,
+        eos_token_ids=_eos_token_ids(model, text_config),
+        dtype=model.dtype,
+        device=model.device,
+        weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
+        keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+    )
+
+
+def check_no_other_kernels() -> None:
+    """Refuse to start where another distribution also installs a package called `kernels`.
+
+    Raises:
+        ModelLoadError: one is installed; it names it and says what to do.
+    """
+    others = [
+        owner
+        for owner in importlib.metadata.packages_distributions().get("kernels", [])
+        if owner.lower() != "outdraft"
+    ]
+    if others:
+        raise ModelLoadError(
+            f"the distribution {others[0]!r} also installs a package named 'kernels' and shadows "
+            f"or is shadowed by Outdraft's; run: pip uninstall {others[0]}"
+        )
+
+
+def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    return _DTYPES[dtype]
+
+
+def _check_config(config: PreTrainedConfig, name: str) -> None:
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelNotSupportedError(
+            f"{name} ({config.model_type}) is an encoder-decoder; only decoders are served."
+        )
+    if getattr(config.get_text_config(decoder=True), "add_cross_attention", False):
+        raise ModelNotSupportedError(f"{name} ({config.model_type}) uses cross-attention.")
+
+
+def _max_model_len(model: PreTrainedModel, text_config: Any, name: str) -> int:
+    limit = getattr(text_config, "max_position_embeddings", None)
+    if not isinstance(limit, int) or limit < 2:
+        raise ModelNotSupportedError(
+            f"{name}: its configuration has no max_position_embeddings, so its context is unknown."
+        )
+    for module in model.modules():
+        for rope_type, unscaled in _varying_ropes(module):
+            if unscaled < limit:
+                logger.warning(
+                    "max_model_len=%d model=%s reason=%s rotary embedding changes with the longest "
+                    "request of a batch beyond this length; the model's own limit is %d",
+                    unscaled, name, rope_type, limit,
+                )
+                limit = unscaled
+    return limit
+
+
+def _varying_ropes(module: torch.nn.Module) -> list[tuple[str, int]]:
+    """Return (rope type, longest length at which it is constant) of a rotary module."""
+    rope_type: Any = getattr(module, "rope_type", None)
+    config: Any = getattr(module, "config", None)
+    if rope_type is None or config is None:
+        return []
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = rope_type if isinstance(rope_type, dict) else {None: rope_type}
+    found = []
+    for layer_type, kind in by_layer_type.items():
+        if kind not in {"dynamic", "longrope"}:
+            continue
+        own = parameters if layer_type is None else parameters.get(layer_type, {})
+        unscaled = own.get("original_max_position_embeddings") if kind == "longrope" else None
+        found.append((kind, int(unscaled or config.max_position_embeddings)))
+    return found
+
+
+def _probe(model: PreTrainedModel, name: str) -> tuple[list[AttentionCall], int]:
+    """Watch one forward pass of three tokens; returns its attention calls and the logits' width."""
+    probe = ProbeContext()
+    token_ids = torch.zeros(1, 3, dtype=torch.int64, device=model.device)
+    positions = torch.arange(3, device=model.device).unsqueeze(0)
+    try:
+        _set_attention(model, PROBE_ATTENTION, name)
+        with torch.inference_mode(), use_attention_context(probe):
+            logits = model(input_ids=token_ids, position_ids=positions, use_cache=False).logits
+    except ModelNotSupportedError as error:
+        raise ModelNotSupportedError(f"{name}: {error}") from error
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        raise ModelNotSupportedError(
+            f"{name}: a forward pass of packed tokens failed: {error}"
+        ) from error
+    finally:
+        _set_attention(model, PAGED_ATTENTION, name)
+    return probe.calls, logits.shape[-1]
+
+
+def _set_attention(model: PreTrainedModel, implementation: str, name: str) -> None:
+    model.set_attn_implementation(implementation)
+    if model.config.get_text_config(decoder=True)._attn_implementation != implementation:
+        raise ModelNotSupportedError(
+            f"{name}: its attention does not go through transformers' AttentionInterface."
+        )
+
+
+def _check_layers(calls: list[AttentionCall], text_config: Any, name: str) -> None:
+    called = [call.layer_idx for call in calls]
+    num_layers = text_config.num_hidden_layers
+    if called != list(range(num_layers)):
+        raise ModelNotSupportedError(
+            f"{name}: of {num_layers} layers, attention was called for layers {called}; every "
+            "layer must call it once (linear attention and state-space layers are not served)."
+        )
+
+
+def _check_mask(call: AttentionCall, max_model_len: int, name: str) -> None:
+    """Compare the rule of the model's own mask with what the attention call says of it."""
+    if call.mask is None:
+        return
+    rule = mask_function_of(call.mask)
+    if rule is None:
+        raise ModelNotSupportedError(f"{name}: layer {call.layer_idx} makes a mask of its own.")
+    zero = torch.zeros((), dtype=torch.int64)
+    keys = torch.arange(max_model_len + 1)
+    for position in {0, max_model_len // 2, max_model_len - 2, max_model_len - 1}:
+        row = torch.tensor(position)
+        expected = keys <= row
+        if call.sliding_window is not None:
+            expected &= keys > row - call.sliding_window
+        if not torch.equal(expected, rule(zero, zero, row, keys).expand_as(expected)):
+            raise ModelNotSupportedError(
+                f"{name}: layer {call.layer_idx} masks other keys than its attention call says "
+                f"(sliding_window={call.sliding_window}); its kind of mask is not supported."
+            )
+
+
+def _kv_spec(call: AttentionCall) -> LayerKVSpec:
+    head_dim, value_head_dim = call.key.shape[2], call.value.shape[2]
+    return LayerKVSpec(
+        num_kv_heads=call.key.shape[1],
+        head_dim=head_dim,
+        value_head_dim=None if value_head_dim == head_dim else value_head_dim,
+    )
+
+
+def _eos_token_ids(model: PreTrainedModel, text_config: Any) -> tuple[int, ...]:
+    generation: Any = getattr(model, "generation_config", None)
+    ids = getattr(generation, "eos_token_id", None)
+    if ids is None:
+        ids = getattr(text_config, "eos_token_id", None)
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, (list, tuple)) else (int(ids),)

@@ -1,0 +1,46 @@
+"""Write new keys and values into the paged KV cache.
+
+    key_cache[slot // block_size, slot % block_size] = key[t]   for slot = slot_mapping[t]
+
+Shapes: key [T, Hkv, D], value [T, Hkv, Dv], caches [num_blocks, block_size, Hkv, D or Dv],
+slot_mapping [T] int64. Knows slots and nothing of requests or block tables.
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def kv_cache_write(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """Store each token's key and value in its slot, in place.
+
+    Args:
+        key: [num_tokens, num_kv_heads, head_dim], the cache's dtype; any strides.
+        value: [num_tokens, num_kv_heads, value_head_dim].
+        key_cache: [num_blocks, block_size, num_kv_heads, head_dim], contiguous.
+        value_cache: [num_blocks, block_size, num_kv_heads, value_head_dim], contiguous.
+        slot_mapping: [num_tokens] int64, `block * block_size + offset`. Tokens that share a slot
+            (padding rows in scratch block 0) leave either's value there.
+    """
+    key_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
+    value_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)
+
+
+def kv_cache_write_reference(
+    key: torch.Tensor,
+    value: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """Do what `kv_cache_write` does, one token at a time."""
+    block_size = key_cache.shape[1]
+    for token, slot in enumerate(slot_mapping.tolist()):
+        key_cache[slot // block_size, slot % block_size] = key[token]
+        value_cache[slot // block_size, slot % block_size] = value[token]

@@ -1,0 +1,226 @@
+"""Causal attention of packed query rows over a paged KV cache.
+
+For row i of a request with q rows and L keys, h a query head and g its KV head:
+
+    s_j = scaling * <query[i, h], key[j, g]>        for j < L - q + i + 1
+    s_j = softcap * tanh(s_j / softcap)             with soft-capping (Gemma-2, 2408.00118, sec. 2)
+    j > L - q + i - sliding_window                  with a sliding window (Mistral, 2310.06825)
+    p   = softmax([s, sinks[h]])[:-1]               with sinks (gpt-oss, 2508.10925, sec. 2)
+    out[i, h] = sum_j p_j * value[j, g]
+
+One signature for decode (q = 1), verify and chunked prefill; nothing of queues or models.
+Shapes: query [T, H, D], key_cache [num_blocks, block_size, Hkv, D], value_cache [..., Dv],
+sinks [H]; the result is [T, H, Dv]. Softmax in float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from kernels.attention_plan import (
+    MAX_BATCHED_ROWS,
+    AttentionPlan,
+    KeySpan,
+    RowGroup,
+    plan_paged_attention,
+)
+
+__all__ = [
+    "AttentionPlan",
+    "paged_attention",
+    "paged_attention_reference",
+    "plan_paged_attention",
+]
+
+
+def paged_attention(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    plan: AttentionPlan,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Attend from packed rows to the cached keys of their requests.
+
+    Args:
+        query: [num_tokens, num_heads, head_dim]; any strides, last dimension dense.
+        key_cache: [num_blocks, block_size, num_kv_heads, head_dim], contiguous.
+        value_cache: [num_blocks, block_size, num_kv_heads, value_head_dim], contiguous.
+        plan: of this step; the rows' own keys and values are already in the cache.
+        scaling: factor on the dot products.
+        sliding_window: keys a row sees, itself included; none = all.
+        softcap: bound of the scores; none = unbounded.
+        sinks: [num_heads], a score per head that takes weight and gives no value.
+
+    Returns:
+        [num_tokens, num_heads, value_head_dim], the query's dtype.
+
+    Raises:
+        ValueError: the query's rows or heads do not fit the plan or the cache.
+    """
+    num_tokens, num_heads, _ = query.shape
+    if num_tokens != plan.num_tokens:
+        raise ValueError(f"{num_tokens} query rows, but the plan has {plan.num_tokens}.")
+    if num_heads % key_cache.shape[2]:
+        raise ValueError(f"{num_heads} heads are no multiple of {key_cache.shape[2]} KV heads.")
+    extras = (scaling, sliding_window, softcap, sinks)
+    if len(plan.groups) == 1 and plan.groups[0].first_row == 0:
+        return _attend_group(query, key_cache, value_cache, plan.groups[0], *extras)
+    output = query.new_empty(num_tokens, num_heads, value_cache.shape[3])
+    for group in plan.groups:
+        rows = _rows_of(query, group)
+        attended = _attend_group(rows, key_cache, value_cache, group, *extras)
+        if group.first_row is not None:
+            output.narrow(0, group.first_row, attended.shape[0]).copy_(attended)
+        else:
+            assert group.rows is not None and group.unpad is not None, "a padded group has rows"
+            output.index_copy_(0, group.rows, attended.index_select(0, group.unpad))
+    return output
+
+
+def _rows_of(query: torch.Tensor, group: RowGroup) -> torch.Tensor:
+    if group.first_row is not None:
+        return query.narrow(0, group.first_row, group.num_requests * group.num_rows)
+    assert group.padded_rows is not None, "a padded group has padded rows"
+    return query.index_select(0, group.padded_rows)
+
+
+def _attend_group(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    group: RowGroup,
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attend for one group; query [num_requests * num_rows, H, D] -> [same, H, Dv]."""
+    span = group.span(sliding_window)
+    batch, rows, kv_heads = group.num_requests, group.num_rows, key_cache.shape[2]
+    heads_per_kv = query.shape[1] // kv_heads
+    key = span.gather(key_cache, batch).transpose(1, 2)  # [batch, kv_heads, keys, dim]
+    value = span.gather(value_cache, batch).transpose(1, 2)
+    folded = query.view(batch, rows, kv_heads, heads_per_kv, query.shape[2])
+    folded = folded.permute(0, 2, 3, 1, 4)  # [batch, kv_heads, heads_per_kv, rows, dim]
+    if softcap is not None or sinks is not None:
+        attended = _attend_scores(folded, key, value, span, scaling, softcap, sinks)
+    elif rows > MAX_BATCHED_ROWS:
+        attended = _attend_many_rows(folded[0], key[0], value[0], span, scaling)
+    else:
+        attended = F.scaled_dot_product_attention(
+            folded.reshape(batch, kv_heads, heads_per_kv * rows, query.shape[2]),
+            key,
+            value,
+            attn_mask=span.bias(query.dtype, heads_per_kv),
+            scale=scaling,
+        )
+    attended = attended.reshape(batch, kv_heads, heads_per_kv, rows, value.shape[3])
+    return attended.permute(0, 3, 1, 2, 4).reshape(batch * rows, query.shape[1], value.shape[3])
+
+
+def _attend_many_rows(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    span: KeySpan,
+    scaling: float,
+) -> torch.Tensor:
+    """Attend for one request; query [Hkv, G, rows, D], key and value [Hkv, keys, D].
+
+    Query heads of one KV head are a broadcast dimension here, so that the mask stays
+    [rows, keys] and keys are not copied per head.
+    """
+    shape = (*query.shape[:2], span.num_keys)
+    return F.scaled_dot_product_attention(
+        query,
+        key.unsqueeze(1).expand(*shape, key.shape[2]),
+        value.unsqueeze(1).expand(*shape, value.shape[2]),
+        attn_mask=None if span.is_causal else span.bias(query.dtype, 1),
+        is_causal=span.is_causal,
+        scale=scaling,
+    )
+
+
+def _attend_scores(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    span: KeySpan,
+    scaling: float,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Attend with the scores at hand, for what fused attention cannot do.
+
+    Args:
+        query: [batch, kv_heads, heads_per_kv, rows, dim].
+        key: [batch, kv_heads, keys, dim].
+        value: [batch, kv_heads, keys, value_dim].
+    """
+    batch, kv_heads, heads_per_kv, rows, dim = query.shape
+    folded = query.reshape(batch, kv_heads, heads_per_kv * rows, dim)
+    scores = torch.matmul(folded * scaling, key.transpose(2, 3)).float()
+    if softcap is not None:
+        scores = torch.tanh(scores.div_(softcap)).mul_(softcap)
+    scores = scores.view(batch, kv_heads, heads_per_kv, rows, span.num_keys)
+    bias = span.bias(torch.float32, 1)
+    if bias is not None:
+        scores += bias.unsqueeze(2)
+    if sinks is not None:
+        sink = sinks.float().view(1, kv_heads, heads_per_kv, 1, 1)
+        scores = torch.cat([scores, sink.expand(batch, -1, -1, rows, 1)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., : span.num_keys].to(value.dtype)
+    weights = weights.reshape(batch, kv_heads, heads_per_kv * rows, span.num_keys)
+    return torch.matmul(weights, value)
+
+
+def paged_attention_reference(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_tables: torch.Tensor,
+    cu_seqlens_q: torch.Tensor,
+    seq_lens: torch.Tensor,
+    *,
+    scaling: float,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    sinks: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """Do what `paged_attention` does, one row at a time, in `dtype`; the oracle of the tests.
+
+    Args:
+        block_tables: [num_requests, max_blocks]; `cu_seqlens_q` and `seq_lens` as in the plan.
+        dtype: float32 or float64, of the arithmetic and the result.
+    """
+    num_tokens, num_heads, _ = query.shape
+    block_size, kv_heads = key_cache.shape[1], key_cache.shape[2]
+    output = torch.zeros(num_tokens, num_heads, value_cache.shape[3], dtype=dtype)
+    bounds = cu_seqlens_q.tolist()
+    for index, kv_len in enumerate(seq_lens.tolist()):
+        slots = [
+            int(block_tables[index, key // block_size]) * block_size + key % block_size
+            for key in range(kv_len)
+        ]
+        keys = key_cache.flatten(0, 1)[slots].to(dtype)  # [kv_len, kv_heads, dim]
+        values = value_cache.flatten(0, 1)[slots].to(dtype)
+        for row in range(bounds[index], bounds[index + 1]):
+            position = kv_len - (bounds[index + 1] - row)
+            first = 0 if sliding_window is None else max(0, position - sliding_window + 1)
+            for head in range(num_heads):
+                kv_head = head // (num_heads // kv_heads)
+                scores = keys[first : position + 1, kv_head] @ query[row, head].to(dtype) * scaling
+                if softcap is not None:
+                    scores = softcap * torch.tanh(scores / softcap)
+                if sinks is not None:
+                    scores = torch.cat([scores, sinks[head].to(dtype).view(1)])
+                weights = torch.softmax(scores, dim=0)[: position + 1 - first]
+                output[row, head] = weights @ values[first : position + 1, kv_head]
+    return output
