@@ -43,14 +43,14 @@ class KVCacheManager:
         prefix_caching: whether full blocks of equal prefixes are shared.
 
     Attributes:
-        num_prefix_queries_tokens: prompt tokens looked up at first admissions.
+        num_prefix_query_tokens: prompt tokens looked up at first admissions.
         num_prefix_hit_tokens: of those, found.
     """
 
     def __init__(self, num_blocks: int, block_size: int, prefix_caching: bool = True) -> None:
         self.block_size = block_size
         self.prefix_caching = prefix_caching
-        self.num_prefix_queries_tokens = 0
+        self.num_prefix_query_tokens = 0
         self.num_prefix_hit_tokens = 0
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache()
@@ -105,7 +105,7 @@ class KVCacheManager:
         self._expect(request, holding)
         num_cached_tokens = len(found) * self.block_size
         if request.num_cached_tokens is None:
-            self.num_prefix_queries_tokens += request.num_tokens
+            self.num_prefix_query_tokens += request.num_tokens
             self.num_prefix_hit_tokens += num_cached_tokens
         return num_cached_tokens
 
