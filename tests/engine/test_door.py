@@ -124,7 +124,5 @@ def test_refuses_token_ids_outside_the_vocabulary(token_id: int) -> None:
 
 def test_refuses_sampling_token_ids_outside_the_vocabulary() -> None:
     with pytest.raises(InvalidRequestError, match="logit_bias") as caught:
-        make_requests(
-            [5], SamplingParams(logit_bias={200: 1.0}), request_id="r", info=model_info()
-        )
+        make_requests([5], SamplingParams(logit_bias={200: 1.0}), request_id="r", info=model_info())
     assert caught.value.param == "logit_bias"
