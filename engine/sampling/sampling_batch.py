@@ -1,0 +1,182 @@
+"""One step's requests as the sampler sees them: parameters side by side, noise computed once.
+
+Knows which requests need which part of the pipeline and which row samples which position. Refuses
+to know logits and token counts; those are the sampler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from engine.request import Request
+from engine.sampling.noise import gumbel_noise
+from engine.sampling_params import SamplingParams
+
+# Columns of `SamplingBatch.values`.
+TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, PRESENCE, FREQUENCY = range(7)
+
+
+@dataclass(slots=True, eq=False)
+class Rows:
+    """Which token each row of logits samples.
+
+    Row r samples the token at position `request.num_tokens + offset[r]`; its context is the
+    request's tokens and the first `offset[r]` drafts of the same request.
+
+    Attributes:
+        request_index: index into the batch's requests, per row.
+        offset: draft tokens in front of the sampled one, per row.
+    """
+
+    request_index: Sequence[int]
+    offset: Sequence[int]
+
+    def __post_init__(self) -> None:
+        assert len(self.request_index) == len(self.offset), "one offset per row"
+
+    def __len__(self) -> int:
+        return len(self.request_index)
+
+    @classmethod
+    def ragged(cls, num_draft_tokens: Sequence[int]) -> Rows:
+        """The rows of a verify pass: request i has `num_draft_tokens[i] + 1`, in order."""
+        return cls(
+            [i for i, count in enumerate(num_draft_tokens) for _ in range(count + 1)],
+            [offset for count in num_draft_tokens for offset in range(count + 1)],
+        )
+
+
+@dataclass(slots=True, eq=False)
+class SamplingBatch:
+    """The sampling parameters of one step's requests; build a new one for every step.
+
+    Attributes:
+        requests: one per batch index.
+        num_tokens: known tokens of each request when the batch was built.
+        max_offsets: the largest offset that rows of each request may have.
+        vocab_size: width of the noise; logits may be narrower.
+        device: where logits are.
+    """
+
+    requests: list[Request]
+    num_tokens: list[int]
+    max_offsets: list[int]
+    vocab_size: int
+    device: torch.device
+    _values: torch.Tensor | None = field(default=None, init=False)
+    _noise: torch.Tensor | None = field(default=None, init=False)
+    _noise_start: list[int] = field(default_factory=list, init=False)
+
+    @classmethod
+    def build(
+        cls,
+        requests: Sequence[Request],
+        max_offset: int | Sequence[int],
+        vocab_size: int,
+        device: torch.device | str = "cpu",
+    ) -> SamplingBatch:
+        """Gather one step's requests.
+
+        Args:
+            requests: the requests that sample in this step; `params.seed` is set.
+            max_offset: most draft tokens in front of a sampled one, for all or per request.
+            vocab_size: the widest logits that will be sampled with this batch.
+            device: where logits are.
+        """
+        max_offsets = (
+            [max_offset] * len(requests) if isinstance(max_offset, int) else list(max_offset)
+        )
+        assert len(max_offsets) == len(requests), "one offset limit per request"
+        return cls(
+            requests=list(requests),
+            num_tokens=[request.num_tokens for request in requests],
+            max_offsets=max_offsets,
+            vocab_size=vocab_size,
+            device=torch.device(device),
+        )
+
+    @property
+    def is_argmax_only(self) -> bool:
+        """Whether every token is the argmax of the logits as they are: no noise, no processing."""
+        return all(r.params.is_greedy and not _changes_logits(r) for r in self.requests)
+
+    @property
+    def values(self) -> torch.Tensor:
+        """`[num_requests, 7]`, float32: numeric parameters, neutral where they have no say."""
+        if self._values is None:
+            rows = [_numbers(request.params) for request in self.requests]
+            self._values = torch.tensor(rows, dtype=torch.float32).to(self.device)
+        return self._values
+
+    def select(self, rows: Rows, claim: Callable[[SamplingParams], bool]) -> list[int]:
+        """The rows whose request's parameters satisfy `claim`."""
+        claims = [claim(request.params) for request in self.requests]
+        if not any(claims):
+            return []
+        return [row for row, index in enumerate(rows.request_index) if claims[index]]
+
+    def noise(self, rows: Rows, row_indices: Sequence[int], width: int) -> torch.Tensor:
+        """Gumbel noise of some of the rows, the same for draft and target.
+
+        Args:
+            rows: all rows of the pass.
+            row_indices: which of them; their requests sample (temperature above 0).
+            width: entries per row, the logits' width.
+
+        Returns:
+            `[len(row_indices), width]`, float32.
+        """
+        if self._noise is None:
+            self._noise = self._compute_noise()
+        assert width <= self.vocab_size, "logits are wider than the batch was built for"
+        picks = [
+            self._noise_start[rows.request_index[row]] + rows.offset[row] for row in row_indices
+        ]
+        first = picks[0]
+        if picks == list(range(first, first + len(picks))):
+            return self._noise[first : first + len(picks), :width]
+        return self._noise[torch.tensor(picks).to(self.device), :width]
+
+    def _compute_noise(self) -> torch.Tensor:
+        """Every (request, offset) of the step at once: one call costs little more than one row."""
+        seeds: list[int] = []
+        choices: list[int] = []
+        positions: list[int] = []
+        for request, start, limit in zip(
+            self.requests, self.num_tokens, self.max_offsets, strict=True
+        ):
+            self._noise_start.append(len(seeds))
+            if request.params.is_greedy:
+                continue
+            assert request.params.seed is not None, "the engine's door draws a seed"
+            for offset in range(limit + 1):
+                seeds.append(request.params.seed)
+                choices.append(request.choice_index)
+                positions.append(start + offset)
+        return gumbel_noise(seeds, choices, positions, self.vocab_size, self.device)
+
+
+def _changes_logits(request: Request) -> bool:
+    params = request.params
+    return (
+        params.has_penalties
+        or bool(params.logit_bias)
+        or params.allowed_token_ids is not None
+        or bool(params.bad_words_token_ids)
+        or request.num_output_tokens < params.min_tokens
+    )
+
+
+def _numbers(params: SamplingParams) -> tuple[float, ...]:
+    return (
+        params.temperature,
+        params.top_p,
+        params.top_k,
+        params.min_p,
+        params.repetition_penalty,
+        params.presence_penalty,
+        params.frequency_penalty,
+    )

@@ -1,0 +1,94 @@
+"""Sampled verify: walk the drafts while they equal what the target itself sampled.
+
+Knows token ids only: no logits, no probabilities, no drafter. Every emitted token is one that the
+plain sampler gave on the target's logits, so the walk cannot change what is written, whoever
+drafted and however many (Daliri et al. 2024, 2408.07978, for drafters that share the noise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(slots=True)
+class Verification:
+    """What a verify pass emits.
+
+    Attributes:
+        num_accepted: leading drafts that equal the target's samples, per request.
+        emitted: accepted drafts and then the target's own token, per request.
+    """
+
+    num_accepted: list[int]
+    emitted: list[list[int]]
+
+
+def verify_reference(
+    sampled: Sequence[int], draft_token_ids: Sequence[Sequence[int]]
+) -> Verification:
+    """Walk request by request in plain Python: what `verify` must equal.
+
+    Args:
+        sampled: the target's samples, `len(draft) + 1` per request, one request after the other.
+        draft_token_ids: the drafts of each request, possibly none.
+    """
+    result = Verification([], [])
+    start = 0
+    for draft in draft_token_ids:
+        samples = list(sampled[start : start + len(draft) + 1])
+        accepted = 0
+        while accepted < len(draft) and draft[accepted] == samples[accepted]:
+            accepted += 1
+        result.num_accepted.append(accepted)
+        result.emitted.append(samples[: accepted + 1])
+        start += len(samples)
+    return result
+
+
+def count_accepted(
+    sampled: torch.Tensor, draft_token_ids: torch.Tensor, num_draft_tokens: torch.Tensor
+) -> torch.Tensor:
+    """Count the leading drafts that equal the target's samples, without leaving the device.
+
+    Args:
+        sampled: `[num_rows]`, int64; request i has `num_draft_tokens[i] + 1` rows, in order.
+        draft_token_ids: `[num_requests, max_draft_tokens]`, int64; entries past a request's count
+            are not looked at.
+        num_draft_tokens: `[num_requests]`, int64.
+
+    Returns:
+        `[num_requests]`, int64.
+    """
+    num_requests, width = draft_token_ids.shape
+    if width == 0 or num_requests == 0:
+        return torch.zeros(num_requests, dtype=torch.int64, device=sampled.device)
+    starts = (num_draft_tokens + 1).cumsum(0) - num_draft_tokens - 1
+    column = torch.arange(width, device=sampled.device)
+    is_draft = column < num_draft_tokens[:, None]  # [num_requests, width]
+    rows = torch.where(is_draft, starts[:, None] + column, 0)
+    matches = is_draft & (sampled[rows] == draft_token_ids)
+    return matches.cumprod(dim=1).sum(dim=1)
+
+
+def verify(
+    sampled: torch.Tensor, draft_token_ids: torch.Tensor, num_draft_tokens: Sequence[int]
+) -> Verification:
+    """Accept the drafts that the target sampled too, and emit its own token after them.
+
+    Args:
+        sampled: `[num_rows]`, int64, as the sampler gave them for `Rows.ragged(num_draft_tokens)`.
+        draft_token_ids: `[num_requests, max_draft_tokens]`, int64.
+        num_draft_tokens: drafts per request, known on the host.
+    """
+    counts = torch.tensor(num_draft_tokens, dtype=torch.int64).to(sampled.device)
+    num_accepted = count_accepted(sampled, draft_token_ids, counts).tolist()
+    samples = sampled.tolist()
+    emitted = []
+    start = 0
+    for accepted, count in zip(num_accepted, num_draft_tokens, strict=True):
+        emitted.append(samples[start : start + accepted + 1])
+        start += count + 1
+    return Verification(num_accepted, emitted)
