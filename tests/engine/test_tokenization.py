@@ -1,4 +1,4 @@
-"""Detokenising: the text is a function of the tokens, whole characters only, no stop text leaked."""
+"""Detokenising: a function of the tokens alone, whole characters only, no stop text leaked."""
 
 from __future__ import annotations
 
