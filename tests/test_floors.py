@@ -1,0 +1,217 @@
+"""The house holds: imports go down only, and each floor starts without what it must not need."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# The longest entry that a module's name begins with gives its floor; ARCHITECTURE.md draws them.
+FLOORS = {
+    "kernels": 0,
+    "engine.errors": 1,
+    "engine.config": 1,
+    "engine.config_files": 1,
+    "engine.config_flags": 1,
+    "engine.sampling_params": 1,
+    "engine.request": 1,
+    "engine.step": 1,
+    "engine.door": 1,
+    "engine.metrics": 1,
+    "engine.outputs": 1,
+    "engine.waiting_queue": 2,
+    "engine.scheduler": 2,
+    "engine.kv_cache": 2,
+    "engine.model": 3,
+    "engine.sampling": 4,
+    "engine.speculative": 4,
+    "engine.speculative.draft_model": 5,
+    "engine.runner": 5,
+    "engine.token_bytes": 6,
+    "engine.tokenization": 6,
+    "engine.model_pair": 6,
+    "engine.core": 6,
+    "engine.client": 6,
+    "engine.llm": 6,
+    "server": 7,
+    "server.cli": 8,
+    "engine.training": 9,
+}
+PACKAGE = "engine"  # its __init__ hands out `LLM`, so it counts as part of floor 6
+NO_TORCH_FLOORS = (1, 2)
+HOLDS_TENSORS = {"engine.kv_cache.storage"}
+SERVER_SEES = {
+    "engine.client",
+    "engine.config",
+    "engine.config_files",
+    "engine.config_flags",
+    "engine.door",
+    "engine.errors",
+    "engine.metrics",
+    "engine.outputs",
+    "engine.request",
+    "engine.sampling_params",
+    "engine.tokenization",
+}
+CLI_SEES = SERVER_SEES | {PACKAGE, "engine.llm", "server"}
+TRANSFORMERS_ROOMS = {
+    "engine.model",
+    "engine.token_bytes",
+    "engine.tokenization",
+    "engine.training",
+    "server.chat_template",
+}
+NOT_FOR_OFFLINE_USE = (
+    "fastapi",
+    "llguidance",
+    "msgspec",
+    "prometheus_client",
+    "pydantic",
+    "sse_starlette",
+    "uvicorn",
+    "zmq",
+)
+
+BLOCKER = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ModuleNotFoundError(f"blocked: {{name}}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def module_files() -> dict[str, Path]:
+    """Give every module of the three packages and its file."""
+    files = (
+        path for room in ("kernels", "engine", "server") for path in (ROOT / room).rglob("*.py")
+    )
+    modules = {}
+    for path in files:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return modules
+
+
+MODULES = module_files()
+
+
+def imports(module: str) -> set[str]:
+    """Give what a module imports, wherever in the file; ours as full module names."""
+    names = set()
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import in line {node.lineno}"
+            assert node.module is not None
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in MODULES else node.module for name in inner}
+    return names
+
+
+def belongs(module: str, rooms: set[str]) -> bool:
+    """Whether a module is one of the rooms, or lies in one."""
+    return any(module == room or module.startswith(f"{room}.") for room in rooms - {PACKAGE}) or (
+        module == PACKAGE and PACKAGE in rooms
+    )
+
+
+def floor(module: str) -> int:
+    """Give the floor of one of our modules."""
+    if module == PACKAGE:
+        return FLOORS["engine.llm"]
+    rooms = [room for room in FLOORS if belongs(module, {room})]
+    assert rooms, f"{module} has no floor; give it one in tests/test_floors.py and ARCHITECTURE.md"
+    return FLOORS[max(rooms, key=len)]
+
+
+def ours(names: set[str]) -> set[str]:
+    """Keep the names that are modules of this house."""
+    return {name for name in names if name.partition(".")[0] in {"kernels", "engine", "server"}}
+
+
+def run_blocked(code: str, blocked: tuple[str, ...]) -> None:
+    """Run code in a fresh interpreter in which some packages cannot be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKER.format(blocked=set(blocked)) + code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_down_only(module: str) -> None:
+    higher = {name for name in ours(imports(module)) if floor(name) > floor(module)}
+    assert not higher, f"{module} (floor {floor(module)}) imports {sorted(higher)}"
+
+
+def test_imports_have_no_cycle() -> None:
+    graph = {module: ours(imports(module)) - {PACKAGE, module} for module in MODULES}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+def test_only_transformers_rooms_import_transformers() -> None:
+    importers = {m for m in MODULES if any(belongs(n, {"transformers"}) for n in imports(m))}
+    strangers = {module for module in importers if not belongs(module, TRANSFORMERS_ROOMS)}
+    assert not strangers
+
+
+def test_only_kernels_import_triton() -> None:
+    importers = {m for m in MODULES if any(belongs(n, {"triton"}) for n in imports(m))}
+    assert not {module for module in importers if not belongs(module, {"kernels"})}
+
+
+def test_the_package_of_kernels_imports_nothing() -> None:
+    assert not imports("kernels")
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if belongs(m, {"server"})))
+def test_server_sees_only_the_doors_of_the_engine(module: str) -> None:
+    doors = CLI_SEES if belongs(module, {"server.cli"}) else SERVER_SEES | {"server"}
+    strangers = {name for name in ours(imports(module)) if not belongs(name, doors)}
+    assert not strangers
+    assert not any(belongs(name, {"torch"}) for name in imports(module))
+
+
+def test_nobody_imports_training() -> None:
+    importers = {
+        module
+        for module in MODULES
+        if any(belongs(name, {"engine.training"}) for name in imports(module))
+    }
+    assert all(belongs(module, {"engine.training"}) for module in importers)
+
+
+def test_low_floors_start_without_torch() -> None:
+    low = sorted(
+        module
+        for module in MODULES
+        if floor(module) in NO_TORCH_FLOORS and module not in HOLDS_TENSORS
+    )
+    assert "engine.scheduler" in low
+    run_blocked(
+        "import importlib\n"
+        + "\n".join(f"importlib.import_module({module!r})" for module in ["engine", *low]),
+        blocked=("torch", "transformers", "numpy"),
+    )
+
+
+def test_offline_engine_starts_without_the_server_libraries() -> None:
+    run_blocked("from engine import LLM, SamplingParams", blocked=NOT_FOR_OFFLINE_USE)
+
+
+def test_the_blocker_blocks() -> None:
+    with pytest.raises(AssertionError, match="blocked: pydantic"):
+        run_blocked("import pydantic", blocked=NOT_FOR_OFFLINE_USE)
