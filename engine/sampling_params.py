@@ -21,7 +21,7 @@ class SamplingParams:
         top_p: smallest set of tokens whose probability reaches this is kept; 1 keeps all.
         top_k: tokens kept; 0 keeps all.
         min_p: tokens below this fraction of the most likely one are dropped; 0 keeps all.
-        repetition_penalty: divides positive logits of tokens in prompt or answer (CTRL, 1909.05858).
+        repetition_penalty: divides positive logits of tokens seen so far (CTRL, 1909.05858).
         presence_penalty: subtracted once from each token already in the answer.
         frequency_penalty: subtracted per occurrence in the answer.
         logit_bias: token id to a bias added to its logit.
@@ -98,7 +98,8 @@ class SamplingParams:
             for token_id in token_ids:
                 if not 0 <= token_id < vocab_size:
                     raise _invalid(
-                        field, f"token id {token_id} is outside the vocabulary of {vocab_size} tokens"
+                        field,
+                        f"token id {token_id} is outside the vocabulary of {vocab_size} tokens",
                     )
 
 

@@ -1,0 +1,1 @@
+"""Benchmarks of Outdraft: each prints a table and writes `results/<name>.json`."""

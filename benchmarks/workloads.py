@@ -1,0 +1,44 @@
+"""Prompts to measure with; none of them was training text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from engine.training.data import is_held_out, read_jsonl
+
+SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+def held_out_dialogues(data_dir: Path, count: int) -> list[list[dict[str, str]]]:
+    """Give the openings of `count` task dialogues that the demo pair never saw.
+
+    Each ends with a user's turn: the first, second or third of its dialogue in rotation.
+
+    Args:
+        data_dir: the folder that holds `corpus/sgd_dialogues`.
+
+    Raises:
+        FileNotFoundError: the corpus is not there.
+    """
+    path = data_dir / "corpus" / "sgd_dialogues" / "dialogues.jsonl.xz"
+    rows = (row for row in read_jsonl(path) if is_held_out(row["id"]))
+    openings: list[list[dict[str, str]]] = []
+    for row in rows:
+        if len(openings) == count:
+            break
+        openings.append(_opening(row, 2 * (len(openings) % 3) + 1))
+    return openings
+
+
+def _opening(row: dict[str, Any], num_turns: int) -> list[dict[str, str]]:
+    return [{"role": m["role"], "content": m["content"]} for m in row["messages"][:num_turns]]
+
+
+def chat_prompts(tokenizer: Any, dialogues: list[list[dict[str, str]]]) -> list[list[int]]:
+    """Render dialogues with the tokenizer's own chat template, as token ids."""
+    texts = [
+        tokenizer.apply_chat_template(d, tokenize=False, add_generation_prompt=True)
+        for d in dialogues
+    ]
+    return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]

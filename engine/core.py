@@ -1,0 +1,191 @@
+"""The engine's loop: schedule, propose, execute, verify, update.
+
+It owns the models, the KV cache and every request in flight; it refuses to know of text, of HTTP,
+and of which process it runs in.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import torch
+
+from engine.config import EngineConfig
+from engine.door import ModelInfo
+from engine.errors import ConfigError
+from engine.kv_cache.manager import KVCacheManager
+from engine.metrics import EngineStats
+from engine.model.loader import LoadedModel
+from engine.model_pair import ModelPair, load_pair
+from engine.request import Request, RequestDelta
+from engine.runner.memory import num_kv_cache_blocks
+from engine.runner.model_runner import ModelRunner
+from engine.runner.target_pass import collect_outcomes, target_spans
+from engine.sampling.sampler import Sampler
+from engine.sampling.sampling_batch import Rows, SamplingBatch
+from engine.scheduler import Scheduler
+from engine.speculative.draft_model import DraftModelProposer
+from engine.speculative.proposer import Draft, NoProposer, Proposer
+from engine.speculative.verifier import verify
+from engine.step import ModelOutput, SchedulerOutput
+
+
+class EngineCore:
+    """Generates tokens for many requests at once.
+
+    Args:
+        config: all settings.
+        models: the models, already loaded; None loads what `config` names.
+
+    Raises:
+        ModelLoadError: a model cannot be loaded or served.
+        ConfigError: a setting cannot be honoured with these models.
+        OutOfMemoryError: the KV cache does not fit.
+    """
+
+    def __init__(self, config: EngineConfig, models: ModelPair | None = None) -> None:
+        self.config = config
+        models = models or load_pair(config)
+        self._target, self._draft = models.target, models.draft
+        self.max_model_len = _max_model_len(config, models.target)
+        loaded = [models.target] if models.draft is None else [models.target, models.draft]
+        num_blocks = num_kv_cache_blocks(config, loaded, max_model_len=self.max_model_len)
+        self.kv = KVCacheManager(
+            num_blocks, config.cache.block_size, prefix_caching=config.cache.prefix_caching
+        )
+        self._sampler = Sampler(models.target.vocab_size, models.target.device)
+        self._runner = self._make_runner(models.target, num_blocks)
+        self._proposer = self._make_proposer(models.draft, num_blocks)
+        self.scheduler = Scheduler(
+            config.scheduler,
+            self.kv,
+            num_draft_tokens=config.speculation.num_draft_tokens,
+            has_draft=models.draft is not None,
+            max_model_len=self.max_model_len,
+            draft_max_len=models.draft.max_model_len if models.draft else None,
+        )
+        self._stats = EngineStats()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What the door has to know of the models."""
+        return ModelInfo(
+            model_name=self._target.name,
+            max_model_len=self.max_model_len,
+            vocab_size=self._target.vocab_size,
+            eos_token_ids=frozenset(self._target.eos_token_ids),
+            has_draft=self._draft is not None,
+            num_draft_tokens=self.config.speculation.num_draft_tokens,
+            num_blocks=self.kv.num_blocks,
+            block_size=self.config.cache.block_size,
+        )
+
+    def add_request(self, request: Request) -> None:
+        """Put a request, checked at the door, into the queue."""
+        self._stats.num_prompt_tokens += request.num_prompt_tokens
+        self.scheduler.add(request)
+
+    def abort(self, request_ids: Iterable[str]) -> None:
+        """Forget requests and free their blocks; unknown ids are ignored."""
+        for request_id in request_ids:
+            self.scheduler.abort(request_id)
+            self._sampler.evict([request_id])
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_unfinished
+
+    @torch.inference_mode()
+    def step(self) -> list[RequestDelta]:
+        """Advance every scheduled request by one pass.
+
+        Returns:
+            What the step added to each request that has something new.
+        """
+        scheduled = self.scheduler.schedule()
+        if not scheduled.scheduled:
+            return self._update(scheduled, ModelOutput([]))
+        sampling = self._sampling_batch(scheduled)
+        started = time.perf_counter()
+        draft = self._proposer.propose(scheduled, sampling)
+        proposed = time.perf_counter()
+        logits = self._runner.execute(target_spans(scheduled, draft))
+        output = self._verify(logits, scheduled, sampling, draft)
+        self._observe(output, proposed - started, time.perf_counter() - proposed)
+        return self._update(scheduled, output)
+
+    def stats(self) -> EngineStats:
+        """Take a snapshot of the engine's counters."""
+        stats = self._stats
+        stats.num_running = self.scheduler.num_running
+        stats.num_waiting = self.scheduler.num_waiting
+        stats.num_preemptions = self.scheduler.num_preemptions
+        stats.kv_cache_usage = self.kv.usage
+        stats.num_prefix_query_tokens = self.kv.num_prefix_query_tokens
+        stats.num_prefix_hit_tokens = self.kv.num_prefix_hit_tokens
+        return stats
+
+    def _sampling_batch(self, scheduled: SchedulerOutput) -> SamplingBatch:
+        sampling = [share for share in scheduled.scheduled if share.samples]
+        return SamplingBatch.build(
+            [share.request for share in sampling],
+            [share.num_draft_tokens for share in sampling],
+            vocab_size=self._target.vocab_size,
+            device=self._target.device,
+        )
+
+    def _verify(
+        self,
+        logits: torch.Tensor,
+        scheduled: SchedulerOutput,
+        sampling: SamplingBatch,
+        draft: Draft,
+    ) -> ModelOutput:
+        shares = zip(scheduled.scheduled, draft.num_draft_tokens, strict=True)
+        counts = [num_drafts for share, num_drafts in shares if share.samples]
+        sampled = self._sampler.sample(logits, sampling, Rows.ragged(counts), draft.token_ids)
+        verification = verify(sampled.token_ids, draft.token_ids, counts)
+        return collect_outcomes(scheduled, draft, sampled, verification)
+
+    def _update(self, scheduled: SchedulerOutput, output: ModelOutput) -> list[RequestDelta]:
+        deltas = self.scheduler.update(scheduled, output)
+        self._sampler.evict(d.request_id for d in deltas if d.finish_reason is not None)
+        return deltas
+
+    def _observe(self, output: ModelOutput, draft_seconds: float, target_seconds: float) -> None:
+        self._stats.num_steps += 1
+        self._stats.draft_seconds += draft_seconds
+        self._stats.target_seconds += target_seconds
+        for outcome in output.outcomes:
+            if outcome.sampled:
+                self._stats.speculation.observe(
+                    outcome.num_draft_tokens, outcome.num_accepted_tokens, len(outcome.sampled)
+                )
+
+    def _make_runner(self, loaded: LoadedModel, num_blocks: int) -> ModelRunner:
+        return ModelRunner(
+            loaded,
+            num_blocks,
+            self.config.cache.block_size,
+            self.config.scheduler.max_num_batched_tokens,
+        )
+
+    def _make_proposer(self, draft: LoadedModel | None, num_blocks: int) -> Proposer:
+        if draft is None:
+            return NoProposer(self._target.device)
+        runner = self._make_runner(draft, num_blocks)
+        return DraftModelProposer(runner, self._sampler, draft.max_model_len)
+
+
+def _max_model_len(config: EngineConfig, target: LoadedModel) -> int:
+    wanted = config.model.max_model_len
+    if wanted is None:
+        return target.max_model_len
+    if wanted > target.max_model_len:
+        raise ConfigError(
+            f"max_model_len: {wanted} exceeds the {target.max_model_len} tokens that "
+            f"{target.name} was made for."
+        )
+    return wanted

@@ -1,0 +1,38 @@
+"""What the engine counts of itself; named once here, rendered elsewhere. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.request import SpeculationStats
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """A snapshot of the engine; counters only ever grow.
+
+    Attributes:
+        num_running: requests that hold blocks.
+        num_waiting: requests in the queue.
+        kv_cache_usage: share of KV cache blocks in use, 0 to 1.
+        num_steps: steps that ran the target.
+        num_prompt_tokens: prompt tokens of admitted requests.
+        num_prefix_query_tokens: prompt tokens looked up in the prefix cache.
+        num_prefix_hit_tokens: of those, found.
+        num_preemptions: times a request lost its blocks.
+        draft_seconds: time spent proposing.
+        target_seconds: time spent in target passes, sampling included.
+        speculation: counts over all requests, finished or not.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    num_steps: int = 0
+    num_prompt_tokens: int = 0
+    num_prefix_query_tokens: int = 0
+    num_prefix_hit_tokens: int = 0
+    num_preemptions: int = 0
+    draft_seconds: float = 0.0
+    target_seconds: float = 0.0
+    speculation: SpeculationStats = field(default_factory=SpeculationStats)

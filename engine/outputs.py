@@ -1,0 +1,80 @@
+"""What offline generation returns; plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from engine.request import FinishReason, SpeculationStats, TokenLogprobs
+
+
+@dataclass(slots=True)
+class CompletionOutput:
+    """One answer.
+
+    Attributes:
+        index: which of the `n` choices this is.
+        token_ids: the answer, up to and including the token that ended it.
+        text: the answer as text, without the stop text; None without a tokenizer.
+        finish_reason: why it ended.
+        stop_reason: the stop token id or stop text that ended it, if one did.
+        logprobs: one entry per token when asked for.
+        stats: speculation counts of this answer.
+    """
+
+    index: int
+    token_ids: list[int] = field(default_factory=list)
+    text: str | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+    logprobs: list[TokenLogprobs] | None = None
+    stats: SpeculationStats = field(default_factory=SpeculationStats)
+    error: str | None = None
+
+
+@dataclass(slots=True)
+class RequestOutput:
+    """All answers to one prompt.
+
+    Attributes:
+        index: place of the prompt in the input.
+        prompt: the prompt as text, when it was given as text.
+        prompt_token_ids: the prompt as tokens.
+        outputs: one per choice.
+        seed: the seed that was used; the same seed gives the same answers.
+        num_cached_tokens: prompt tokens found in the prefix cache, over all choices.
+    """
+
+    index: int
+    prompt: str | None
+    prompt_token_ids: list[int]
+    outputs: list[CompletionOutput]
+    seed: int
+    num_cached_tokens: int = 0
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Answer tokens over all choices."""
+        return sum(len(output.token_ids) for output in self.outputs)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Speculation counts over all choices, named as on the wire."""
+        total = SpeculationStats()
+        for output in self.outputs:
+            total.add(output.stats)
+        return {"speculative_decoding": speculation_metrics(total)}
+
+
+def speculation_metrics(stats: SpeculationStats) -> dict[str, Any]:
+    """Render speculation counts with the names that clients of the field read."""
+    return {
+        "num_target_passes": stats.num_target_passes,
+        "num_drafts": stats.num_drafts,
+        "num_draft_tokens": stats.num_draft_tokens,
+        "num_accepted_tokens": stats.num_accepted_tokens,
+        "num_draft_tokens_per_pos": stats.num_draft_tokens_per_pos,
+        "num_accepted_tokens_per_pos": stats.num_accepted_tokens_per_pos,
+        "tokens_per_target_pass": round(stats.tokens_per_target_pass, 4),
+        "draft_acceptance_rate": round(stats.acceptance_rate, 4),
+    }

@@ -1,0 +1,217 @@
+"""`outdraft generate`: prompts from a file, answers to a file, no server."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from engine.config_files import load_config
+from engine.config_flags import add_config_flags, config_from_args
+from engine.errors import InvalidRequestError
+from engine.llm import LLM, Prompt, RunStats
+from engine.outputs import CompletionOutput, RequestOutput
+from engine.sampling_params import SamplingParams
+
+_PROMPT_KEYS = ("prompt", "prompt_token_ids", "messages")
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command and its flags."""
+    parser = subparsers.add_parser(
+        "generate",
+        help="generate from a file of prompts",
+        description="Read prompts, one JSON object a line ({'prompt': text}, "
+        "{'prompt_token_ids': [...]} or {'messages': [...]}), and write one answer a line.",
+    )
+    parser.add_argument("--input", required=True, type=Path, help="prompts, JSON lines")
+    parser.add_argument("--output", required=True, type=Path, help="answers, JSON lines")
+    parser.add_argument("--stats", type=Path, help="write counts and timings here, JSON")
+    parser.add_argument("--config", help="name in model_configs/ or a YAML file")
+    _add_sampling_flags(parser.add_argument_group("sampling"))
+    add_config_flags(parser)
+    parser.set_defaults(func=run)
+
+
+_SAMPLING_FLAGS = (
+    ("temperature", float, "0 is greedy"),
+    ("top_p", float, "keep the likeliest tokens up to this probability"),
+    ("top_k", int, "keep this many tokens; 0 keeps all"),
+    ("min_p", float, "drop tokens below this fraction of the likeliest"),
+    ("repetition_penalty", float, "1 is off"),
+    ("presence_penalty", float, "0 is off"),
+    ("frequency_penalty", float, "0 is off"),
+    ("seed", int, "same seed, same text; drawn when absent"),
+    ("n", int, "answers per prompt"),
+    ("max_tokens", int, "tokens per answer at most"),
+    ("min_tokens", int, "tokens per answer at least"),
+    ("logprobs", int, "report log probabilities with this many alternatives"),
+)
+
+
+def _add_sampling_flags(group: Any) -> None:
+    defaults = SamplingParams()
+    for name, kind, text in _SAMPLING_FLAGS:
+        default = getattr(defaults, name)
+        group.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{text} ({default})"
+        )
+    group.add_argument("--stop", action="append", default=[], help="text that ends an answer")
+    group.add_argument(
+        "--ignore-eos", action="store_true", help="the model's end token does not end an answer"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate, and write answers and counts.
+
+    Raises:
+        InvalidRequestError: a line of the input cannot be read or served.
+        ConfigError: a setting cannot be honoured.
+        ModelLoadError: a model cannot be loaded.
+    """
+    params = _sampling_params(args)
+    rows = list(_read_rows(args.input))
+    console = Console(stderr=True)
+    base = load_config(args.config) if args.config else None
+    with console.status("loading the models"):
+        llm = LLM(config=config_from_args(args, base))
+    prompts = [_prompt(llm, row, line) for line, row in rows]
+    with _progress(console) as on_progress:
+        outputs = llm.generate(prompts, params, on_progress=on_progress)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    with args.output.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(_line(o), ensure_ascii=False) + "\n" for o in outputs)
+    if args.stats is not None:
+        args.stats.write_text(json.dumps(_stats(llm.last_run), indent=2) + "\n", encoding="utf-8")
+    _summarise(console, llm.last_run, args.output)
+    return 0
+
+
+def _sampling_params(args: argparse.Namespace) -> SamplingParams:
+    values = {name: getattr(args, name) for name, _, _ in _SAMPLING_FLAGS}
+    return SamplingParams(stop=tuple(args.stop), ignore_eos=args.ignore_eos, **values)
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequestError(f"input: cannot read {path}: {error.strerror}.") from error
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InvalidRequestError(f"input: line {number} is no JSON: {error}.") from error
+        given = [key for key in _PROMPT_KEYS if isinstance(row, dict) and key in row]
+        if len(given) != 1:
+            raise InvalidRequestError(
+                f"input: line {number} needs exactly one of {', '.join(_PROMPT_KEYS)}."
+            )
+        yield number, row
+
+
+def _prompt(llm: LLM, row: dict[str, Any], line: int) -> Prompt:
+    if "messages" in row:
+        return llm.render_chat(row["messages"])
+    if "prompt" in row:
+        if not isinstance(row["prompt"], str):
+            raise InvalidRequestError(f"input: line {line}: prompt is not a text.", param="prompt")
+        return row["prompt"]
+    token_ids = row["prompt_token_ids"]
+    if not isinstance(token_ids, list) or any(type(t) is not int for t in token_ids):
+        raise InvalidRequestError(
+            f"input: line {line}: prompt_token_ids is not a list of integers.",
+            param="prompt_token_ids",
+        )
+    return token_ids
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Any]:
+    columns = (
+        TextColumn("generating"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]:.1f} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("generating", total=None, rate=0.0)
+
+        def on_progress(run: RunStats) -> None:
+            bar.update(
+                task,
+                total=run.num_requests,
+                completed=run.num_finished,
+                rate=run.tokens_per_second,
+            )
+
+        yield on_progress
+
+
+def _line(output: RequestOutput) -> dict[str, Any]:
+    return {
+        "index": output.index,
+        "outputs": [_answer(answer) for answer in output.outputs],
+        "usage": {
+            "prompt_tokens": len(output.prompt_token_ids),
+            "completion_tokens": output.num_output_tokens,
+            "total_tokens": len(output.prompt_token_ids) + output.num_output_tokens,
+            "prompt_tokens_details": {"cached_tokens": output.num_cached_tokens},
+        },
+        "seed": output.seed,
+        "metrics": output.metrics,
+    }
+
+
+def _answer(answer: CompletionOutput) -> dict[str, Any]:
+    line: dict[str, Any] = {
+        "token_ids": answer.token_ids,
+        "text": answer.text,
+        "finish_reason": answer.finish_reason,
+    }
+    if answer.stop_reason is not None:
+        line["stop_reason"] = answer.stop_reason
+    if answer.logprobs is not None:
+        line["logprobs"] = [asdict(logprob) for logprob in answer.logprobs]
+    if answer.error is not None:
+        line["error"] = answer.error
+    return line
+
+
+def _stats(run: RunStats) -> dict[str, Any]:
+    speculation = run.speculation
+    return {
+        "generation_seconds": run.generation_seconds,
+        "requests": run.num_requests,
+        "output_tokens": run.num_output_tokens,
+        "tokens_per_second": run.tokens_per_second,
+        "steps": run.num_steps,
+        "target_passes": speculation.num_target_passes,
+        "tokens_per_target_pass": speculation.tokens_per_target_pass,
+        "num_drafts": speculation.num_drafts,
+        "num_draft_tokens": speculation.num_draft_tokens,
+        "num_accepted_tokens": speculation.num_accepted_tokens,
+        "num_draft_tokens_per_pos": speculation.num_draft_tokens_per_pos,
+        "num_accepted_tokens_per_pos": speculation.num_accepted_tokens_per_pos,
+        "draft_seconds": run.draft_seconds,
+        "target_seconds": run.target_seconds,
+    }
+
+
+def _summarise(console: Console, run: RunStats, path: Path) -> None:
+    console.print(
+        f"{run.num_requests} answers, {run.num_output_tokens} tokens in "
+        f"{run.generation_seconds:.1f} s ({run.tokens_per_second:.1f} tokens/s, "
+        f"{run.speculation.tokens_per_target_pass:.2f} tokens per target pass) -> {path}"
+    )
