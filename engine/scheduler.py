@@ -165,9 +165,9 @@ class Scheduler:
 
     def _decode_running(self, step: _Step) -> None:
         for request in self._running:
-            if _num_tokens_left(request) > 1 or request not in self._running:
-                continue
-            if step.budget > 0 and self._make_room(request, step):
+            # Somebody before it may have taken its blocks a moment ago.
+            is_decoding = request.status is RequestStatus.RUNNING and _num_tokens_left(request) == 1
+            if is_decoding and step.budget > 0 and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
     def _draft_running(self, step: _Step) -> None:

@@ -23,7 +23,7 @@ class _Holding:
         block_ids: its table, empty while it waits.
         num_published: leading blocks that were found or have been published.
         awaited: the hash whose block somebody else was computing when last asked.
-        num_expected_from, num_expected_until: the blocks that it told others to wait for.
+        expected_from, expected_until: range of its blocks that others are told to wait for.
     """
 
     chain: HashChain
@@ -103,7 +103,7 @@ class KVCacheManager:
         is_allocated = self._grow(holding, num_new)
         assert is_allocated, "free blocks were counted wrongly"
         self._expect(request, holding)
-        num_cached_tokens = len(found) * self.block_size
+        num_cached_tokens = holding.num_published * self.block_size
         if request.num_cached_tokens is None:
             self.num_prefix_query_tokens += request.num_tokens
             self.num_prefix_hit_tokens += num_cached_tokens
