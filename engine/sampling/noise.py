@@ -12,6 +12,7 @@ nor batches, so a row of noise is the same on every device, in every batch and o
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -24,10 +25,16 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _NUM_ROUNDS = 10
 _LANES = 4
 _MASK = 0xFFFFFFFF
-# Elements per numpy call: eight working arrays of this many words stay inside a core's L2 cache.
+# Counters per numpy call: few calls, and the working arrays still fit in a core's L2 cache.
 _CHUNK = 8192
 
 Words = npt.NDArray[np.uint64]
+_LOW, _HALF = np.uint64(_MASK), np.uint64(32)
+_M0, _M1 = (np.uint64(multiplier) for multiplier in _MULTIPLIERS)
+_MULTIPLIER_COLUMN = np.array([_M0, _M1])[:, None, None]
+_WEYL_COLUMN = np.array(_WEYL, dtype=np.uint64)[:, None]
+# Which 32-bit half of a 64-bit state word holds its even lane, and which its odd one.
+_HALF_OF_LANE = (1, 0) if sys.byteorder == "little" else (0, 1)
 
 
 def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
@@ -81,22 +88,20 @@ def _noise_on_cpu(
 ) -> npt.NDArray[np.float32]:
     num_rows = len(seeds)
     num_groups = -(-vocab_size // _LANES)
-    seed_words = np.array(seeds, dtype=np.uint64)
-    choice_words = np.array(choices, dtype=np.uint64)
-    position_words = np.array(positions, dtype=np.uint64)
+    columns = [np.array(values, dtype=np.uint64) for values in (seeds, choices, positions)]
     noise = np.empty((num_rows, num_groups * _LANES), dtype=np.float32)
     step = max(1, _CHUNK // max(1, num_groups))
     for start in range(0, num_rows, step):
         rows = slice(start, start + step)
-        words = _philox_rows(seed_words[rows], choice_words[rows], position_words[rows], num_groups)
-        _words_to_gumbel(words, noise[rows])
+        seed, choice, position = (column[rows] for column in columns)
+        _words_to_gumbel(_philox_rows(seed, choice, position, num_groups), noise[rows])
     return noise[:, :vocab_size]
 
 
 @lru_cache(maxsize=8)
 def _first_products(num_groups: int) -> Words:
     """The first round's `multiplier * (token_id // 4)`: the same for every row."""
-    products = np.arange(num_groups, dtype=np.uint64) * np.uint64(_MULTIPLIERS[0])
+    products = np.arange(num_groups, dtype=np.uint64) * _M0
     products.setflags(write=False)
     return products
 
@@ -104,47 +109,40 @@ def _first_products(num_groups: int) -> Words:
 def _philox_rows(seeds: Words, choices: Words, positions: Words, num_groups: int) -> Words:
     """Encrypt counters (0..num_groups-1, position, choice, 0) of each row.
 
+    A state is two 64-bit words, `c0 << 32 | c1` and `c2 << 32 | c3`. So laid out, a product lands
+    where its halves belong, and a round is five operations on all states at once.
+
     Returns:
-        `[2, 2, num_rows, num_groups]`: words (c0, c2) and words (c1, c3).
+        `[2, num_rows, num_groups]`, uint64.
     """
-    mask, shift = np.uint64(_MASK), np.uint64(32)
-    m0, m1 = (np.uint64(m) for m in _MULTIPLIERS)
-    num_rows = len(seeds)
-    keys = np.stack([seeds & mask, seeds >> shift])  # [2, num_rows]
-    weyl = np.array(_WEYL, dtype=np.uint64)[:, None]
-    product0 = _first_products(num_groups)
-    product1 = (choices * m1)[:, None]
-    even = np.empty((2, num_rows, num_groups), dtype=np.uint64)
-    odd = np.empty_like(even)
-    even[0] = ((product1 >> shift) ^ positions[:, None] ^ keys[0][:, None]) & mask
-    even[1] = (product0 >> shift) ^ keys[1][:, None]
-    odd[0] = product1
-    odd[1] = product0
-    multipliers = np.array([m0, m1], dtype=np.uint64)[:, None, None]
-    products, high = np.empty_like(even), np.empty_like(even)
+    keys = np.stack([seeds & _LOW, seeds >> _HALF])  # [2, num_rows]
+    state = np.empty((2, len(seeds), num_groups), dtype=np.uint64)
+    state[0] = ((choices * _M1) ^ ((positions ^ keys[0]) << _HALF))[:, None]
+    np.bitwise_xor(_first_products(num_groups), (keys[1] << _HALF)[:, None], out=state[1])
+    products = np.empty_like(state)
     for _ in range(1, _NUM_ROUNDS):
-        keys = (keys + weyl) & mask
-        np.multiply(even, multipliers, out=products)
-        # The odd words keep stale high halves; the mask below clears them after the exclusive or.
-        np.right_shift(products, shift, out=high)
-        np.bitwise_xor(high[::-1], odd, out=even)
-        even ^= keys[:, :, None]
-        even &= mask
-        odd[0], odd[1] = products[1], products[0]
-    return np.stack([even, odd & mask])
+        keys = (keys + _WEYL_COLUMN) & _LOW
+        np.right_shift(state, _HALF, out=products)
+        products *= _MULTIPLIER_COLUMN
+        state <<= _HALF
+        state ^= (keys << _HALF)[:, :, None]
+        state ^= products[::-1]
+    return state
 
 
-def _words_to_gumbel(words: Words, out: npt.NDArray[np.float32]) -> None:
-    """Turn `[2, 2, num_rows, num_groups]` words into `[num_rows, num_groups * 4]` Gumbel noise."""
-    _, _, num_rows, num_groups = words.shape
-    uniform = np.empty((num_rows, num_groups, 2, 2))
-    np.add(words.transpose(2, 3, 1, 0), 0.5, out=uniform)
-    flat = uniform.reshape(num_rows, num_groups * _LANES)
-    flat *= 2.0**-32
-    np.log(flat, out=flat)
-    np.negative(flat, out=flat)
-    np.log(flat, out=flat)
-    np.negative(flat, out=out, casting="same_kind")
+def _words_to_gumbel(state: Words, out: npt.NDArray[np.float32]) -> None:
+    """Turn `[2, num_rows, num_groups]` states into `[num_rows, num_groups * 4]` Gumbel noise."""
+    _, num_rows, num_groups = state.shape
+    halves = state.view(np.uint32).reshape(2, num_rows, num_groups, 2)
+    words = np.empty((num_rows, num_groups, _LANES), dtype=np.uint32)
+    for lane in range(_LANES):
+        words[:, :, lane] = halves[lane // 2, :, :, _HALF_OF_LANE[lane % 2]]
+    values = words.reshape(num_rows, num_groups * _LANES) + 0.5
+    values *= 2.0**-32
+    np.log(values, out=values)
+    np.negative(values, out=values)
+    np.log(values, out=values)
+    np.negative(values, out=out, casting="same_kind")
 
 
 def noise_on_device(

@@ -16,7 +16,7 @@ import torch
 from engine.request import Request
 from engine.sampling import logits_processors as processors
 from engine.sampling.logprobs import RowLogprobs, compute_logprobs
-from engine.sampling.request_state import TokenBiases, TokenCounts, has_bias
+from engine.sampling.request_state import NoiseRows, TokenBiases, TokenCounts, has_bias
 from engine.sampling.sampling_batch import (
     FREQUENCY,
     MIN_P,
@@ -55,6 +55,7 @@ class Sampler:
     def __init__(self, vocab_size: int, device: torch.device | str = "cpu") -> None:
         self._counts = TokenCounts(vocab_size, torch.device(device))
         self._biases = TokenBiases(vocab_size, torch.device(device))
+        self._noise = NoiseRows()
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
@@ -84,17 +85,11 @@ class Sampler:
         """
         logits = logits.float()
         num_top = _wanted_logprobs(batch) if with_logprobs else None
-        if batch.is_argmax_only:
-            token_ids = logits.argmax(dim=-1)
-            is_invalid = ~_value_at(logits, token_ids).isfinite()
-            raw = logits
-        else:
-            is_invalid = ~logits.amax(dim=-1).isfinite()
+        raw = logits
+        if not batch.is_argmax_only:
             raw = logits if num_top is None else logits.clone()
-            perturbed = self.perturb(logits, batch, rows, draft_token_ids)
-            token_ids = perturbed.argmax(dim=-1)
-            is_invalid |= ~_value_at(perturbed, token_ids).isfinite()
-        token_ids.masked_fill_(is_invalid, 0)
+            self.perturb(logits, batch, rows, draft_token_ids)
+        token_ids, is_invalid = processors.choose(logits)
         logprobs = None if num_top is None else compute_logprobs(raw, token_ids, num_top)
         return SamplerOutput(token_ids, is_invalid, logprobs)
 
@@ -113,7 +108,7 @@ class Sampler:
         self.process(logits, batch, rows, draft_token_ids)
         sampling = batch.select(rows, lambda params: not params.is_greedy)
         if sampling:
-            noise = batch.noise(rows, sampling, logits.shape[-1])
+            noise = self._noise.rows(batch, rows, sampling)[:, : logits.shape[-1]]
             _on_rows(logits, sampling, lambda part: part.add_(noise))
         return logits
 
@@ -231,10 +226,6 @@ def _on_rows(
 
 def _values_of(batch: SamplingBatch, request_index: list[int]) -> torch.Tensor:
     return batch.values[torch.tensor(request_index).to(batch.device)]
-
-
-def _value_at(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    return logits.gather(-1, token_ids[:, None]).squeeze(-1)
 
 
 def _wanted_logprobs(batch: SamplingBatch) -> int | None:

@@ -1,7 +1,7 @@
-"""One step's requests as the sampler sees them: parameters side by side, noise computed once.
+"""One step's requests as the sampler sees them: their parameters side by side.
 
 Knows which requests need which part of the pipeline and which row samples which position. Refuses
-to know logits and token counts; those are the sampler's.
+to know logits, noise and token counts; those are the sampler's.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import torch
 
 from engine.request import Request
-from engine.sampling.noise import gumbel_noise
 from engine.sampling_params import SamplingParams
 
 # Columns of `SamplingBatch.values`.
@@ -57,7 +56,7 @@ class SamplingBatch:
         requests: one per batch index.
         num_tokens: known tokens of each request when the batch was built.
         max_offsets: the largest offset that rows of each request may have.
-        vocab_size: width of the noise; logits may be narrower.
+        vocab_size: the widest logits sampled with this batch.
         device: where logits are.
     """
 
@@ -67,8 +66,6 @@ class SamplingBatch:
     vocab_size: int
     device: torch.device
     _values: torch.Tensor | None = field(default=None, init=False)
-    _noise: torch.Tensor | None = field(default=None, init=False)
-    _noise_start: list[int] = field(default_factory=list, init=False)
 
     @classmethod
     def build(
@@ -117,46 +114,6 @@ class SamplingBatch:
         if not any(claims):
             return []
         return [row for row, index in enumerate(rows.request_index) if claims[index]]
-
-    def noise(self, rows: Rows, row_indices: Sequence[int], width: int) -> torch.Tensor:
-        """Gumbel noise of some of the rows, the same for draft and target.
-
-        Args:
-            rows: all rows of the pass.
-            row_indices: which of them; their requests sample (temperature above 0).
-            width: entries per row, the logits' width.
-
-        Returns:
-            `[len(row_indices), width]`, float32.
-        """
-        if self._noise is None:
-            self._noise = self._compute_noise()
-        assert width <= self.vocab_size, "logits are wider than the batch was built for"
-        picks = [
-            self._noise_start[rows.request_index[row]] + rows.offset[row] for row in row_indices
-        ]
-        first = picks[0]
-        if picks == list(range(first, first + len(picks))):
-            return self._noise[first : first + len(picks), :width]
-        return self._noise[torch.tensor(picks).to(self.device), :width]
-
-    def _compute_noise(self) -> torch.Tensor:
-        """Every (request, offset) of the step at once: one call costs little more than one row."""
-        seeds: list[int] = []
-        choices: list[int] = []
-        positions: list[int] = []
-        for request, start, limit in zip(
-            self.requests, self.num_tokens, self.max_offsets, strict=True
-        ):
-            self._noise_start.append(len(seeds))
-            if request.params.is_greedy:
-                continue
-            assert request.params.seed is not None, "the engine's door draws a seed"
-            for offset in range(limit + 1):
-                seeds.append(request.params.seed)
-                choices.append(request.choice_index)
-                positions.append(start + offset)
-        return gumbel_noise(seeds, choices, positions, self.vocab_size, self.device)
 
 
 def _changes_logits(request: Request) -> bool:
