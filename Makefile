@@ -34,8 +34,8 @@ bench: $(ENVIRONMENT)
 
 gpu: $(ENVIRONMENT)
 	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('make gpu: this machine has no CUDA device that torch can use.')"
-	$(PYTHON) -m pytest -q -m gpu $(ARGS)
-	$(PYTHON) -m benchmarks.speculation --device cuda $(ARGS)
+	$(PYTHON) -m pytest -q -m gpu
+	$(PYTHON) -m benchmarks.speculation --device cuda --name speculation_gpu $(ARGS)
 
 install: $(VENV)/.installed
 
