@@ -60,7 +60,5 @@ class KVCacheStorage:
         for layer in layers:
             value_dim = layer.head_dim if layer.value_head_dim is None else layer.value_head_dim
             shape = (num_blocks, block_size, layer.num_kv_heads)
-            self.key_caches.append(
-                torch.zeros(*shape, layer.head_dim, dtype=dtype, device=device)
-            )
+            self.key_caches.append(torch.zeros(*shape, layer.head_dim, dtype=dtype, device=device))
             self.value_caches.append(torch.zeros(*shape, value_dim, dtype=dtype, device=device))

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
+from engine.kv_cache.storage import KVCacheStorage
 from engine.model.attention import AttentionContext, use_attention_context
-
-if TYPE_CHECKING:
-    from engine.kv_cache.storage import KVCacheStorage
-    from engine.model.loader import LoadedModel
-    from kernels.paged_attention import AttentionPlan
+from engine.model.loader import LoadedModel
+from kernels.paged_attention import AttentionPlan
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ fields that each family names differently. Hub access, caches and progress are t
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import logging
 from dataclasses import dataclass
@@ -41,6 +40,7 @@ class LoadedModel:
         name: as it was asked for.
         vocab_size: width of the logits; may exceed the tokenizer's vocabulary.
         layers: what each layer stores per token, in layer order.
+        sliding_windows: keys each layer sees at most, in layer order; None = all.
         max_model_len: tokens of prompt and answer at most.
         eos_token_ids: tokens that end an answer.
         dtype: of the activations and of the KV cache.
@@ -54,6 +54,7 @@ class LoadedModel:
     name: str
     vocab_size: int
     layers: list[LayerKVSpec]
+    sliding_windows: list[int | None]
     max_model_len: int
     eos_token_ids: tuple[int, ...]
     dtype: torch.dtype
@@ -85,7 +86,6 @@ def load_model(
         ModelLoadError: the checkpoint cannot be found or read.
         ModelNotSupportedError: the architecture cannot be served.
     """
-    check_no_other_kernels()
     origin = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **origin)
@@ -135,6 +135,7 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
         name=name or model.config.name_or_path or architecture,
         vocab_size=vocab_size,
         layers=[_kv_spec(call) for call in calls],
+        sliding_windows=[call.sliding_window for call in calls],
         max_model_len=max_model_len,
         eos_token_ids=_eos_token_ids(model, text_config),
         dtype=model.dtype,
@@ -142,24 +143,6 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
-
-
-def check_no_other_kernels() -> None:
-    """Refuse to start where another distribution also installs a package called `kernels`.
-
-    Raises:
-        ModelLoadError: one is installed; it names it and says what to do.
-    """
-    others = [
-        owner
-        for owner in importlib.metadata.packages_distributions().get("kernels", [])
-        if owner.lower() != "outdraft"
-    ]
-    if others:
-        raise ModelLoadError(
-            f"the distribution {others[0]!r} also installs a package named 'kernels' and shadows "
-            f"or is shadowed by Outdraft's; run: pip uninstall {others[0]}"
-        )
 
 
 def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
@@ -189,7 +172,10 @@ def _max_model_len(model: PreTrainedModel, text_config: Any, name: str) -> int:
                 logger.warning(
                     "max_model_len=%d model=%s reason=%s rotary embedding changes with the longest "
                     "request of a batch beyond this length; the model's own limit is %d",
-                    unscaled, name, rope_type, limit,
+                    unscaled,
+                    name,
+                    rope_type,
+                    limit,
                 )
                 limit = unscaled
     return limit
@@ -219,7 +205,7 @@ def _probe(model: PreTrainedModel, name: str) -> tuple[list[AttentionCall], int]
     token_ids = torch.zeros(1, 3, dtype=torch.int64, device=model.device)
     positions = torch.arange(3, device=model.device).unsqueeze(0)
     try:
-        _set_attention(model, PROBE_ATTENTION, name)
+        set_attention(model, PROBE_ATTENTION, name)
         with torch.inference_mode(), use_attention_context(probe):
             logits = model(input_ids=token_ids, position_ids=positions, use_cache=False).logits
     except ModelNotSupportedError as error:
@@ -229,11 +215,16 @@ def _probe(model: PreTrainedModel, name: str) -> tuple[list[AttentionCall], int]
             f"{name}: a forward pass of packed tokens failed: {error}"
         ) from error
     finally:
-        _set_attention(model, PAGED_ATTENTION, name)
+        set_attention(model, PAGED_ATTENTION, name)
     return probe.calls, logits.shape[-1]
 
 
-def _set_attention(model: PreTrainedModel, implementation: str, name: str) -> None:
+def set_attention(model: PreTrainedModel, implementation: str, name: str) -> None:
+    """Make the model's layers use another attention implementation.
+
+    Raises:
+        ModelNotSupportedError: they do not follow; names the architecture.
+    """
     model.set_attn_implementation(implementation)
     if model.config.get_text_config(decoder=True)._attn_implementation != implementation:
         raise ModelNotSupportedError(
