@@ -9,23 +9,15 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as BackendTokenizer
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from engine.errors import ModelLoadError
 from engine.sampling_params import SamplingParams
 from engine.tokenization import IncrementalDetokenizer, TokenBytes, Tokenizer, load_tokenizer
+from tests.byte_tokenizer import byte_tokenizer
 
 TEXT = "Hello wörld €5 日本語 🙂🏳️‍🌈 it's ok\n\n  two"
-
-
-def byte_level_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level tokenizer without merges: one token per byte, then <s> (256) and </s> (257)."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = BackendTokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
 
 
 def sentencepiece_tokenizer() -> PreTrainedTokenizerFast:
@@ -63,7 +55,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture(scope="module")
 def byte_level() -> PreTrainedTokenizerFast:
-    return byte_level_tokenizer()
+    return byte_tokenizer()
 
 
 @pytest.fixture
@@ -143,7 +135,7 @@ def test_text_does_not_depend_on_how_many_tokens_arrive_at_once(
 
 
 def test_incomplete_character_at_the_end_is_shown_as_the_tokenizer_shows_it() -> None:
-    for tokenizer in (byte_level_tokenizer(), sentencepiece_tokenizer()):
+    for tokenizer in (byte_tokenizer(), sentencepiece_tokenizer()):
         ids = bytes_as_ids(tokenizer, "a日")[:-1]
         deltas, _ = stream(tokenizer, [[i] for i in ids], SamplingParams())
         assert "".join(deltas) == tokenizer.decode(ids)
@@ -272,7 +264,7 @@ def test_bytes_of_single_tokens(byte_level: PreTrainedTokenizerFast) -> None:
     ids = bytes_as_ids(byte_level, "é")
     assert b"".join(map(tokens.bytes_of, ids)) == "é".encode()
     assert tokens.text_of(ids[0]) == "\ufffd"
-    assert tokens.bytes_of(257) == b"</s>"
+    assert tokens.bytes_of(256) == b"</s>"
     assert tokens.bytes_of(4000) == b""
 
 
