@@ -1,0 +1,108 @@
+"""Turns the fields of configuration dataclasses into command-line flags, and back.
+
+It knows argparse and the metadata that `option()` leaves on a field; it refuses to know what the
+settings mean. A flag that is not given changes nothing, so a file's value stays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import types
+import typing
+from dataclasses import Field, fields
+from typing import Any
+
+from engine.config import EngineConfig
+from engine.config_files import apply_options, config_names, load_config
+
+_POSITIONAL = {"model"}
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Add `[MODEL]`, `--config` and one flag per engine setting."""
+    parser.add_argument(
+        "--config",
+        metavar="NAME_OR_FILE",
+        help=f"settings to start from: a YAML file, or one of {', '.join(config_names())}",
+    )
+    hints = typing.get_type_hints(EngineConfig)
+    for section in fields(EngineConfig):
+        add_option_flags(parser.add_argument_group(section.name), hints[section.name])
+
+
+def base_config(args: argparse.Namespace) -> EngineConfig:
+    """Read the file that `--config` names; the defaults without one.
+
+    Raises:
+        ConfigError: there is no such file, or it holds what cannot be honoured.
+    """
+    return load_config(args.config) if args.config is not None else EngineConfig()
+
+
+def config_from_args(args: argparse.Namespace, base: EngineConfig) -> EngineConfig:
+    """Apply the flags that were given to `base`.
+
+    Raises:
+        ConfigError: a value that cannot be honoured.
+    """
+    hints = typing.get_type_hints(EngineConfig)
+    given: dict[str, Any] = {}
+    for section in fields(EngineConfig):
+        given |= given_options(args, hints[section.name])
+    return apply_options(base, given)
+
+
+def add_option_flags(parser: argparse._ActionsContainer, kind: type[Any]) -> None:
+    """Add one flag per field of a dataclass; booleans become `--x` and `--no-x`."""
+    hints = typing.get_type_hints(kind)
+    for field in fields(kind):
+        _add_flag(parser, field, _value_type(hints[field.name]))
+
+
+def given_options(args: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
+    """Give the fields of a dataclass whose flags were given, by name."""
+    return {f.name: getattr(args, f.name) for f in fields(kind) if hasattr(args, f.name)}
+
+
+def _add_flag(parser: argparse._ActionsContainer, field: Field[Any], kind: type[Any]) -> None:
+    help_text = _help(field)
+    if field.name in _POSITIONAL:
+        parser.add_argument(
+            field.name, nargs="?", metavar="MODEL", default=argparse.SUPPRESS, help=help_text
+        )
+        return
+    flag = "--" + (field.metadata["flag"] or field.name.replace("_", "-"))
+    if kind is bool:
+        parser.add_argument(
+            flag,
+            dest=field.name,
+            action=argparse.BooleanOptionalAction,
+            default=argparse.SUPPRESS,
+            help=help_text,
+        )
+        return
+    # A flag with a spelling of its own (`--speculation off`) is read where settings are applied.
+    parser.add_argument(
+        flag,
+        dest=field.name,
+        type=str if field.metadata["flag"] else kind,
+        metavar=field.metadata["metavar"] or kind.__name__.upper(),
+        default=argparse.SUPPRESS,
+        help=help_text,
+    )
+
+
+def _value_type(hint: Any) -> type[Any]:
+    """Give the type of a field's value, None left aside."""
+    if isinstance(hint, types.UnionType):
+        hint = next(k for k in typing.get_args(hint) if k is not type(None))
+    assert isinstance(hint, type), f"{hint} has no flag"
+    return hint
+
+
+def _help(field: Field[Any]) -> str:
+    text: str = field.metadata["help"].replace("%", "%%")
+    if field.default is None or "none =" in text:
+        return text
+    shown = str(field.default).lower() if isinstance(field.default, bool) else field.default
+    return f"{text} (default: {shown})"

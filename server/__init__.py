@@ -1,0 +1,1 @@
+"""The server: an OpenAI-style HTTP door in front of the engine process."""

@@ -1,0 +1,32 @@
+"""Settings of the HTTP server itself; the engine's are in `engine/config.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engine.config import option
+from engine.errors import ConfigError
+
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """Where the server listens, and under which name it serves the model."""
+
+    host: str = option("127.0.0.1", "address to listen on; 0.0.0.0 = every interface")
+    port: int = option(8000, "port to listen on")
+    served_model_name: str | None = option(
+        None, "name of the model on the wire; none = as it was given, or demo for the demo pair"
+    )
+    log_level: str = option("info", f"one of {', '.join(LOG_LEVELS)}")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise ConfigError(f"port: {self.port} is outside [0, 65535].")
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(
+                f"log_level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}."
+            )
+        if self.served_model_name == "":
+            raise ConfigError("served_model_name: an empty name cannot be asked for.")
