@@ -1,0 +1,248 @@
+"""The README and ARCHITECTURE are true: their code runs, their tables follow the code."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from engine.config_files import config_options
+from engine.sampling_params import SamplingParams
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+SERVER = "127.0.0.1:8000"
+START_S = 120.0
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    language: str
+    line: int
+    code: str
+
+
+def blocks(text: str, language: str) -> list[Block]:
+    """Give the fenced blocks of one language."""
+    found = re.finditer(r"^```(\w+)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [
+        Block(match[1], text[: match.start()].count("\n") + 1, match[2])
+        for match in found
+        if match[1] == language
+    ]
+
+
+PYTHON = blocks(README, "python")
+SHELL = blocks(README, "bash")
+# What needs the network or builds an environment is checked for its words only.
+RUNNABLE = [
+    b for b in SHELL if not re.search(r"^(make|git|pip|outdraft (serve|chat))\b", b.code, re.M)
+]
+
+
+def line_of(block: Block) -> str:
+    """Name a block's test by its line."""
+    return f"line {block.line}"
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which `outdraft` and `python` are this checkout and this interpreter."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, arguments in (("outdraft", "-m server.cli.main "), ("python", "")):
+        script = folder / name
+        script.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments}"$@"\n')
+        script.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "2",
+    }
+
+
+@pytest.fixture(scope="module")
+def server(
+    demo_pair: tuple[Path, Path], commands: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """A server of the demo pair; gives its address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    log = tmp_path_factory.mktemp("server") / "log"
+    arguments = ["outdraft", "serve", "--port", address.split(":")[1]]
+    with log.open("wb") as sink:
+        process = subprocess.Popen(arguments, env=commands, stdout=sink, stderr=subprocess.STDOUT)
+    try:
+        deadline = time.monotonic() + START_S
+        while not is_healthy(address):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def is_healthy(address: str) -> bool:
+    """Whether the server says that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://{address}/health", timeout=5) as response:
+            return response.status == 200
+    except (urllib.error.URLError, ConnectionError):
+        return False
+
+
+def run(arguments: list[str], folder: Path, environment: dict[str, str]) -> str:
+    """Run a command and give what it printed."""
+    done = subprocess.run(
+        arguments, cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=line_of)
+def test_python_of_the_readme_runs(
+    block: Block,
+    demo_pair: tuple[Path, Path],
+    commands: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    code = block.code
+    if SERVER in code:
+        pytest.importorskip("openai")
+        code = code.replace(SERVER, request.getfixturevalue("server"))
+    assert run([sys.executable, "-c", code], tmp_path, commands).strip()
+
+
+@pytest.mark.parametrize("block", RUNNABLE, ids=line_of)
+def test_commands_of_the_readme_run(
+    block: Block,
+    demo_pair: tuple[Path, Path],
+    commands: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    code = block.code
+    if "curl" in code and shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    if SERVER in code:
+        code = code.replace(SERVER, request.getfixturevalue("server"))
+    assert run(["bash", "-euo", "pipefail", "-c", code], tmp_path, commands).strip()
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_examples_run(
+    example: Path,
+    demo_pair: tuple[Path, Path],
+    commands: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> None:
+    arguments = [sys.executable, str(example)]
+    if "OpenAI" in example.read_text():
+        pytest.importorskip("openai")
+        arguments.append(f"http://{request.getfixturevalue('server')}/v1")
+    assert run(arguments, tmp_path, commands).strip()
+
+
+def test_examples_are_short() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in EXAMPLES}
+    assert 3 <= len(lengths) <= 5
+    assert all(10 <= length <= 30 for length in lengths.values()), lengths
+
+
+def test_make_words_of_the_readme_are_in_the_makefile() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {word for block in SHELL for word in re.findall(r"^make (\w+)", block.code, re.M)}
+    assert {"serve", "test"} <= named <= targets
+
+
+def test_flags_of_the_readme_exist(commands: dict[str, str], tmp_path: Path) -> None:
+    used: dict[str, set[str]] = {}
+    for block in SHELL:
+        for line in block.code.replace("\\\n", " ").splitlines():
+            if match := re.match(r"outdraft (\w+)", line):
+                used.setdefault(match[1], set()).update(re.findall(r"--[a-z][\w-]*", line))
+    assert used
+    for command, flags in used.items():
+        known = run(["outdraft", command, "--help"], tmp_path, {**commands, "COLUMNS": "200"})
+        assert flags <= set(re.findall(r"--[a-z][\w-]*", known)), command
+
+
+def section(name: str) -> str:
+    """Give what stands between the marks of a derived part of the README."""
+    match = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, flags=re.DOTALL)
+    assert match is not None, f"the README has no part {name!r}"
+    return match[1]
+
+
+def told(default: object) -> str:
+    """Write a default as the README does."""
+    return "none" if default in (None, ()) else str(default).lower()
+
+
+def settings_table() -> list[str]:
+    """Give the table of settings, from the fields of the configuration."""
+    rows = ["| flag | in a file | default | meaning |", "|---|---|---|---|"]
+    for option in config_options():
+        flag = f"`--{option.flag}`" + (f" `{option.metavar}`" if option.metavar else "")
+        flag = "`MODEL`" if option.name == "model" else flag.replace("|", "\\|")
+        place = f"`{option.section}.{option.name}`"
+        rows.append(f"| {flag} | {place} | {told(option.default)} | {option.help} |")
+    return rows
+
+
+def sampling_table() -> list[str]:
+    """Give the table of sampling parameters, from the fields and their documentation."""
+    attributes = (inspect.getdoc(SamplingParams) or "").split("Attributes:")[1]
+    meanings = dict(re.findall(r"^    (\w+): (.+)\.$", attributes, flags=re.MULTILINE))
+    rows = ["| parameter | default | meaning |", "|---|---|---|"]
+    for field in fields(SamplingParams):
+        rows.append(f"| `{field.name}` | {told(field.default)} | {meanings[field.name]} |")
+    return rows
+
+
+def test_settings_table_follows_the_fields() -> None:
+    assert section("settings").split("\n") == ["", *settings_table(), "", ""]
+
+
+def test_sampling_table_follows_the_fields() -> None:
+    assert section("sampling").split("\n") == ["", *sampling_table(), "", ""]
+
+
+def test_architecture_begins_with_the_step_as_it_is() -> None:
+    from engine.core import EngineCore
+
+    step = textwrap.dedent(inspect.getsource(EngineCore.step)).strip()
+    assert blocks(ARCHITECTURE, "python")[0].code.strip() == step
+
+
+@pytest.mark.parametrize("document", ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_links_and_paths_of_the_documents_exist(document: str) -> None:
+    text = (ROOT / document).read_text(encoding="utf-8")
+    links = {link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link}
+    rooms = "engine|server|kernels|tests|benchmarks|examples|model_configs"
+    links |= set(re.findall(rf"`((?:{rooms})/[\w/.-]*)`", text))
+    missing = {link for link in links if not (ROOT / link).exists()}
+    assert not missing
