@@ -1,10 +1,13 @@
-"""Pure functions on rows of logits, one per sampling parameter; they know no request.
+"""Functions on rows of logits, one per sampling parameter; they know no request.
 
 Every function changes `logits: [num_rows, vocab], float32` in place, row by row: what happens to a
-row never depends on another one. Impossible tokens are -inf. Neutral parameters change nothing.
+row never depends on another one. Parameters come as one plain number per row. Impossible tokens
+are -inf.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,12 +15,7 @@ import torch
 NEVER = float("-inf")
 
 
-def add_bias(logits: torch.Tensor, bias: torch.Tensor) -> None:
-    """Add `bias: [num_rows, vocab], float32`; -inf makes a token impossible."""
-    logits.add_(bias)
-
-
-def ban_tokens(logits: torch.Tensor, rows: list[int], token_ids: list[int]) -> None:
+def ban_tokens(logits: torch.Tensor, rows: Sequence[int], token_ids: Sequence[int]) -> None:
     """Make `token_ids[i]` impossible in row `rows[i]`."""
     index = torch.tensor([rows, token_ids], dtype=torch.int64).to(logits.device)
     # Added, not stored: a NaN must stay one, so that a broken row is noticed.
@@ -28,9 +26,10 @@ def apply_penalties(
     logits: torch.Tensor,
     is_in_context: torch.Tensor,
     output_counts: torch.Tensor,
-    repetition: torch.Tensor,
-    presence: torch.Tensor,
-    frequency: torch.Tensor,
+    *,
+    repetition: Sequence[float],
+    presence: Sequence[float],
+    frequency: Sequence[float],
 ) -> None:
     """Make tokens that were already used less (or more) likely.
 
@@ -41,56 +40,53 @@ def apply_penalties(
         logits: `[num_rows, vocab]`, float32.
         is_in_context: `[num_rows, vocab]`, bool: the token is in the prompt or the answer.
         output_counts: `[num_rows, vocab]`, int32: how often the token is in the answer.
-        repetition: `[num_rows]`, float32.
-        presence: `[num_rows]`, float32.
-        frequency: `[num_rows]`, float32.
+        repetition: per row.
+        presence: per row.
+        frequency: per row.
     """
-    factor = repetition[:, None]
-    repeated = torch.where(logits > 0, logits / factor, logits * factor)
-    torch.where(is_in_context, repeated, logits, out=logits)
-    logits.sub_((output_counts > 0) * presence[:, None])
-    logits.sub_(output_counts * frequency[:, None])
+    if any(factor != 1.0 for factor in repetition):
+        factors = _column(repetition, logits)
+        repeated = torch.where(logits > 0, logits / factors, logits * factors)
+        logits.copy_(torch.where(is_in_context, repeated, logits))
+    if any(presence):
+        logits.sub_((output_counts > 0) * _column(presence, logits))
+    if any(frequency):
+        logits.sub_(output_counts * _column(frequency, logits))
 
 
-def scale_by_temperature(logits: torch.Tensor, temperature: torch.Tensor) -> None:
-    """Shift each row so that its largest logit is 0 and divide by `temperature: [num_rows]`.
+def scale_by_temperature(logits: torch.Tensor, temperatures: Sequence[float]) -> None:
+    """Shift each row so that its largest logit is 0, and divide by its temperature.
 
     The shift keeps the division finite for the smallest temperatures.
     """
-    smallest = torch.finfo(torch.float32).tiny
     logits.sub_(logits.amax(dim=-1, keepdim=True))
-    logits.div_(temperature.clamp(min=smallest)[:, None])
+    logits.div_(_column([max(t, _TINY) for t in temperatures], logits))
 
 
-def keep_min_p(logits: torch.Tensor, min_p: torch.Tensor) -> None:
-    """Drop tokens less likely than `min_p: [num_rows]` times the most likely one (2407.01082)."""
-    threshold = logits.amax(dim=-1, keepdim=True) + torch.log(min_p)[:, None]
+def keep_min_p(logits: torch.Tensor, min_ps: Sequence[float]) -> None:
+    """Drop tokens less likely than `min_p` times the most likely one (Nguyen 2024, 2407.01082)."""
+    threshold = logits.amax(dim=-1, keepdim=True) + torch.log(_column(min_ps, logits))
     logits.masked_fill_(logits < threshold, NEVER)
 
 
-def keep_top_k(logits: torch.Tensor, top_k: torch.Tensor, largest_k: int) -> None:
-    """Keep the `top_k: [num_rows], int64` most likely tokens, and those that tie with the last.
-
-    Args:
-        logits: `[num_rows, vocab]`, float32.
-        top_k: at least 1 per row.
-        largest_k: the largest of them, known on the host.
-    """
-    best = _largest(logits, min(largest_k, logits.shape[-1]))
-    last = (top_k.clamp(max=best.shape[-1]) - 1)[:, None]
+def keep_top_k(logits: torch.Tensor, top_ks: Sequence[int]) -> None:
+    """Keep the `top_k` (at least 1) most likely tokens, and those that tie with the last."""
+    vocab_size = logits.shape[-1]
+    best = _largest(logits, min(max(top_ks), vocab_size))
+    last = torch.tensor([[min(k, vocab_size) - 1] for k in top_ks]).to(logits.device)
     logits.masked_fill_(logits < best.gather(-1, last), NEVER)
 
 
-def keep_top_p(logits: torch.Tensor, top_p: torch.Tensor) -> None:
-    """Keep the fewest most likely tokens that reach `top_p: [num_rows]`, and ties with the last.
+def keep_top_p(logits: torch.Tensor, top_ps: Sequence[float]) -> None:
+    """Keep the fewest most likely tokens that reach `top_p`, and those that tie with the last.
 
     Holtzman et al. 2019 (1904.09751), section 3.1. Probabilities are added up in float64, so that
     the set does not depend on how a device adds.
     """
     best = _largest(logits, logits.shape[-1])
     mass = (best.double() - best[:, :1]).exp_().cumsum(dim=-1)  # [num_rows, vocab]
-    is_before = mass < top_p.double()[:, None] * mass[:, -1:]
-    last = is_before.sum(dim=-1, keepdim=True).clamp(max=best.shape[-1] - 1)
+    is_before = mass < mass[:, -1:] * _column(top_ps, mass)
+    last = is_before.sum(dim=-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
     logits.masked_fill_(logits < best.gather(-1, last), NEVER)
 
 
@@ -114,6 +110,14 @@ def choose(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     token_ids = logits.argmax(dim=-1)
     is_invalid = ~logits.gather(-1, token_ids[:, None]).squeeze(-1).isfinite()
     return token_ids.masked_fill_(is_invalid, 0), is_invalid
+
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+def _column(values: Sequence[float], like: torch.Tensor) -> torch.Tensor:
+    """`[num_rows, 1]`, of the same type and on the same device as `like`."""
+    return torch.tensor(values, dtype=like.dtype).to(like.device)[:, None]
 
 
 def _largest(logits: torch.Tensor, count: int) -> torch.Tensor:

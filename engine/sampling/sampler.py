@@ -2,31 +2,25 @@
 
 A row's token is `argmax(processed logits + noise)`, where both depend only on the row's logits,
 its request's parameters and tokens, the drafts in front of it and its position, never on the batch.
-Order: allowed ids, bad words, biases, min_tokens, penalties, temperature, min-p, top-k, top-p,
-noise.
+Order: allowed ids, one-token bad words, biases, longer bad words, min_tokens, penalties,
+temperature, min-p, top-k, top-p, noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from engine.request import Request
 from engine.sampling import logits_processors as processors
+from engine.sampling.banned_tokens import long_word_ends, too_early_ends
 from engine.sampling.logprobs import RowLogprobs, compute_logprobs
-from engine.sampling.request_state import NoiseRows, TokenBiases, TokenCounts, has_bias
-from engine.sampling.sampling_batch import (
-    FREQUENCY,
-    MIN_P,
-    PRESENCE,
-    REPETITION,
-    TEMPERATURE,
-    TOP_P,
-    Rows,
-    SamplingBatch,
-)
+from engine.sampling.noise_rows import NoiseRows
+from engine.sampling.request_state import TokenBiases, TokenCounts, has_bias
+from engine.sampling.sampling_batch import Claim, Rows, SamplingBatch
+from engine.sampling_params import SamplingParams
 
 
 @dataclass(slots=True, eq=False)
@@ -45,7 +39,7 @@ class SamplerOutput:
 
 
 class Sampler:
-    """Samples rows of logits and keeps what penalties and biases need between steps.
+    """Samples rows of logits and keeps what penalties, biases and noise need between steps.
 
     Args:
         vocab_size: the widest logits that will be sampled.
@@ -88,29 +82,11 @@ class Sampler:
         raw = logits
         if not batch.is_argmax_only:
             raw = logits if num_top is None else logits.clone()
-            self.perturb(logits, batch, rows, draft_token_ids)
+            self._process(logits, batch, rows, draft_token_ids)
+            self._add_noise(logits, batch, rows)
         token_ids, is_invalid = processors.choose(logits)
         logprobs = None if num_top is None else compute_logprobs(raw, token_ids, num_top)
         return SamplerOutput(token_ids, is_invalid, logprobs)
-
-    @torch.inference_mode()
-    def perturb(
-        self,
-        logits: torch.Tensor,
-        batch: SamplingBatch,
-        rows: Rows,
-        draft_token_ids: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Process rows in place and add their noise; the token is the argmax.
-
-        Args and shapes are those of `sample`, logits in float32.
-        """
-        self.process(logits, batch, rows, draft_token_ids)
-        sampling = batch.select(rows, lambda params: not params.is_greedy)
-        if sampling:
-            noise = self._noise.rows(batch, rows, sampling)[:, : logits.shape[-1]]
-            _on_rows(logits, sampling, lambda part: part.add_(noise))
-        return logits
 
     @torch.inference_mode()
     def process(
@@ -120,33 +96,34 @@ class Sampler:
         rows: Rows,
         draft_token_ids: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Apply everything but the noise in place: softmax gives the probabilities sampled from.
+        """Apply everything but the noise: softmax gives the probabilities that are sampled from.
 
-        Greedy rows are left without temperature and filters. Args and shapes are those of `sample`,
-        logits in float32.
+        Greedy rows are left without temperature and filters. Arguments are those of `sample`.
+
+        Returns:
+            `[num_rows, vocab]`, float32.
         """
-        self._ban_and_bias(logits, batch, rows, draft_token_ids)
-        self._penalize(logits, batch, rows, draft_token_ids)
-        _warp(logits, batch, rows)
+        logits = logits.float()
+        self._process(logits, batch, rows, draft_token_ids)
         return logits
 
-    def _ban_and_bias(
+    def _process(
         self,
         logits: torch.Tensor,
         batch: SamplingBatch,
         rows: Rows,
         draft_token_ids: torch.Tensor | None,
     ) -> None:
+        self._add_biases(logits, batch, rows)
+        _ban(logits, long_word_ends(batch, rows, draft_token_ids) + too_early_ends(batch, rows))
+        self._penalize(logits, batch, rows, draft_token_ids)
+        _warp(logits, batch, rows)
+
+    def _add_biases(self, logits: torch.Tensor, batch: SamplingBatch, rows: Rows) -> None:
         biased = batch.select(rows, has_bias)
         if biased:
-            request_index = [rows.request_index[row] for row in biased]
-            bias = self._biases.rows(batch.requests, request_index)[:, : logits.shape[-1]]
-            _on_rows(logits, biased, lambda part: processors.add_bias(part, bias))
-        banned = _too_early_ends(batch, rows) + _word_ends(batch, rows, draft_token_ids)
-        banned = [(row, token_id) for row, token_id in banned if token_id < logits.shape[-1]]
-        if banned:
-            row_indices, token_ids = (list(column) for column in zip(*banned, strict=True))
-            processors.ban_tokens(logits, row_indices, token_ids)
+            biases = self._biases.rows(batch.requests, [rows.request_index[r] for r in biased])
+            _on_rows(logits, biased, lambda part: part.add_(biases[:, : logits.shape[-1]]))
 
     def _penalize(
         self,
@@ -155,60 +132,85 @@ class Sampler:
         rows: Rows,
         draft_token_ids: torch.Tensor | None,
     ) -> None:
-        penalized = batch.select(rows, lambda params: params.has_penalties)
+        penalized = batch.select(rows, _has_penalties)
         if not penalized:
             return
         request_index = [rows.request_index[row] for row in penalized]
-        in_prompt, counts = self._counts.rows(batch.requests, batch.num_tokens, request_index)
         offsets = [rows.offset[row] for row in penalized]
+        in_prompt, counts = self._counts.rows(batch.requests, batch.num_tokens, request_index)
         if any(offsets):
             assert draft_token_ids is not None, "a row behind drafts needs their ids"
             _count_drafts(counts, draft_token_ids, request_index, offsets)
-        width = logits.shape[-1]
-        in_prompt, counts = in_prompt[:, :width], counts[:, :width]
-        values = _values_of(batch, request_index)
+        in_prompt, counts = in_prompt[:, : logits.shape[-1]], counts[:, : logits.shape[-1]]
+        params = batch.params_of(rows, penalized)
 
         def penalize(part: torch.Tensor) -> None:
             processors.apply_penalties(
                 part,
                 in_prompt | (counts > 0),
                 counts,
-                repetition=values[:, REPETITION],
-                presence=values[:, PRESENCE],
-                frequency=values[:, FREQUENCY],
+                repetition=[p.repetition_penalty for p in params],
+                presence=[p.presence_penalty for p in params],
+                frequency=[p.frequency_penalty for p in params],
             )
 
         _on_rows(logits, penalized, penalize)
 
+    def _add_noise(self, logits: torch.Tensor, batch: SamplingBatch, rows: Rows) -> None:
+        sampled = batch.select(rows, _is_sampled)
+        if sampled:
+            noise = self._noise.rows(batch, rows, sampled)[:, : logits.shape[-1]]
+            _on_rows(logits, sampled, lambda part: part.add_(noise))
+
+
+def _is_sampled(params: SamplingParams) -> bool:
+    return not params.is_greedy
+
+
+def _has_penalties(params: SamplingParams) -> bool:
+    return params.has_penalties
+
+
+def _is_scaled(params: SamplingParams) -> bool:
+    return not params.is_greedy and params.temperature != 1.0
+
+
+def _has_min_p(params: SamplingParams) -> bool:
+    return not params.is_greedy and params.min_p > 0.0
+
+
+def _has_top_k(params: SamplingParams) -> bool:
+    return not params.is_greedy and params.top_k > 0
+
+
+def _has_top_p(params: SamplingParams) -> bool:
+    return not params.is_greedy and params.top_p < 1.0
+
+
+_Change = Callable[[list[SamplingParams], torch.Tensor], None]
+_WARPERS: tuple[tuple[Claim, _Change], ...] = (
+    (
+        _is_scaled,
+        lambda ps, part: processors.scale_by_temperature(part, [p.temperature for p in ps]),
+    ),
+    (_has_min_p, lambda ps, part: processors.keep_min_p(part, [p.min_p for p in ps])),
+    (_has_top_k, lambda ps, part: processors.keep_top_k(part, [p.top_k for p in ps])),
+    (_has_top_p, lambda ps, part: processors.keep_top_p(part, [p.top_p for p in ps])),
+)
+
 
 def _warp(logits: torch.Tensor, batch: SamplingBatch, rows: Rows) -> None:
     """Temperature and filters, each on the rows that ask for it."""
-
-    def stage(chosen: list[int], change: Callable[[torch.Tensor, torch.Tensor], None]) -> None:
+    for claim, change in _WARPERS:
+        chosen = batch.select(rows, claim)
         if chosen:
-            values = _values_of(batch, [rows.request_index[row] for row in chosen])
-            _on_rows(logits, chosen, lambda part: change(part, values))
+            _on_rows(logits, chosen, partial(change, batch.params_of(rows, chosen)))
 
-    stage(
-        batch.select(rows, lambda params: params.temperature not in (0.0, 1.0)),
-        lambda part, values: processors.scale_by_temperature(part, values[:, TEMPERATURE]),
-    )
-    stage(
-        batch.select(rows, lambda params: not params.is_greedy and params.min_p > 0.0),
-        lambda part, values: processors.keep_min_p(part, values[:, MIN_P]),
-    )
-    limited = batch.select(rows, lambda params: not params.is_greedy and params.top_k > 0)
-    limits = [batch.requests[rows.request_index[row]].params.top_k for row in limited]
-    stage(
-        limited,
-        lambda part, _: processors.keep_top_k(
-            part, torch.tensor(limits).to(part.device), max(limits)
-        ),
-    )
-    stage(
-        batch.select(rows, lambda params: not params.is_greedy and params.top_p < 1.0),
-        lambda part, values: processors.keep_top_p(part, values[:, TOP_P]),
-    )
+
+def _ban(logits: torch.Tensor, banned: list[tuple[int, int]]) -> None:
+    known = [(row, token_id) for row, token_id in banned if token_id < logits.shape[-1]]
+    if known:
+        processors.ban_tokens(logits, [row for row, _ in known], [token for _, token in known])
 
 
 def _on_rows(
@@ -222,10 +224,6 @@ def _on_rows(
     part = logits[index]
     change(part)
     logits[index] = part
-
-
-def _values_of(batch: SamplingBatch, request_index: list[int]) -> torch.Tensor:
-    return batch.values[torch.tensor(request_index).to(batch.device)]
 
 
 def _wanted_logprobs(batch: SamplingBatch) -> int | None:
@@ -245,44 +243,3 @@ def _count_drafts(
     drafts = draft_token_ids[index[0], :width]  # [num_rows, width]
     is_before = torch.arange(width, device=counts.device) < index[1][:, None]
     counts.scatter_add_(1, torch.where(is_before, drafts, 0), is_before.int())
-
-
-def _too_early_ends(batch: SamplingBatch, rows: Rows) -> list[tuple[int, int]]:
-    """(row, token id) of every token that would end an answer before `min_tokens`."""
-    banned: list[tuple[int, int]] = []
-    for row in batch.select(rows, lambda params: params.min_tokens > 0):
-        request = batch.requests[rows.request_index[row]]
-        num_tokens = batch.num_tokens[rows.request_index[row]]
-        num_output_tokens = num_tokens - request.num_prompt_tokens + rows.offset[row]
-        if num_output_tokens < request.params.min_tokens:
-            ends = request.eos_token_ids | set(request.params.stop_token_ids)
-            banned.extend((row, token_id) for token_id in sorted(ends))
-    return banned
-
-
-def _word_ends(
-    batch: SamplingBatch, rows: Rows, draft_token_ids: torch.Tensor | None
-) -> list[tuple[int, int]]:
-    """(row, token id) of every token that would complete a bad word of several tokens."""
-    watched = batch.select(rows, lambda p: any(len(word) > 1 for word in p.bad_words_token_ids))
-    if not watched:
-        return []
-    drafts = None if draft_token_ids is None else draft_token_ids.tolist()
-    banned: list[tuple[int, int]] = []
-    for row in watched:
-        index, offset = rows.request_index[row], rows.offset[row]
-        request = batch.requests[index]
-        longest = max(len(word) for word in request.params.bad_words_token_ids)
-        context = _last_tokens(request, batch.num_tokens[index], longest)
-        if offset:
-            assert drafts is not None, "a row behind drafts needs their ids"
-            context = context + drafts[index][:offset]
-        for word in request.params.bad_words_token_ids:
-            start = tuple(context[len(context) - len(word) + 1 :])
-            if len(word) > 1 and len(context) >= len(word) - 1 and start == word[:-1]:
-                banned.append((row, word[-1]))
-    return banned
-
-
-def _last_tokens(request: Request, num_tokens: int, count: int) -> list[int]:
-    return request.token_ids[max(0, num_tokens - count) : num_tokens]

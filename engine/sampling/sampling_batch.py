@@ -1,7 +1,7 @@
-"""One step's requests as the sampler sees them: their parameters side by side.
+"""One step's requests as the sampler sees them: which row samples what, and under which claims.
 
-Knows which requests need which part of the pipeline and which row samples which position. Refuses
-to know logits, noise and token counts; those are the sampler's.
+Knows which requests need which part of the pipeline. Refuses to know logits, noise and token
+counts; those are the sampler's.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import torch
 from engine.request import Request
 from engine.sampling_params import SamplingParams
 
-# Columns of `SamplingBatch.values`.
-TEMPERATURE, TOP_P, TOP_K, MIN_P, REPETITION, PRESENCE, FREQUENCY = range(7)
+Claim = Callable[[SamplingParams], bool]
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +57,7 @@ class SamplingBatch:
         max_offsets: the largest offset that rows of each request may have.
         vocab_size: the widest logits sampled with this batch.
         device: where logits are.
+        is_argmax_only: every token is the argmax of the logits as they are: no noise, no changes.
     """
 
     requests: list[Request]
@@ -65,7 +65,8 @@ class SamplingBatch:
     max_offsets: list[int]
     vocab_size: int
     device: torch.device
-    _values: torch.Tensor | None = field(default=None, init=False)
+    is_argmax_only: bool
+    _claims: dict[Claim, list[bool] | None] = field(default_factory=dict, init=False)
 
     @classmethod
     def build(
@@ -93,27 +94,24 @@ class SamplingBatch:
             max_offsets=max_offsets,
             vocab_size=vocab_size,
             device=torch.device(device),
+            is_argmax_only=all(
+                request.params.is_greedy and not _changes_logits(request) for request in requests
+            ),
         )
 
-    @property
-    def is_argmax_only(self) -> bool:
-        """Whether every token is the argmax of the logits as they are: no noise, no processing."""
-        return all(r.params.is_greedy and not _changes_logits(r) for r in self.requests)
-
-    @property
-    def values(self) -> torch.Tensor:
-        """`[num_requests, 7]`, float32: numeric parameters, neutral where they have no say."""
-        if self._values is None:
-            rows = [_numbers(request.params) for request in self.requests]
-            self._values = torch.tensor(rows, dtype=torch.float32).to(self.device)
-        return self._values
-
-    def select(self, rows: Rows, claim: Callable[[SamplingParams], bool]) -> list[int]:
-        """The rows whose request's parameters satisfy `claim`."""
-        claims = [claim(request.params) for request in self.requests]
-        if not any(claims):
+    def select(self, rows: Rows, claim: Claim) -> list[int]:
+        """The rows whose request's parameters satisfy `claim`; the batch asks each claim once."""
+        if claim not in self._claims:
+            claims = [claim(request.params) for request in self.requests]
+            self._claims[claim] = claims if any(claims) else None
+        known = self._claims[claim]
+        if known is None:
             return []
-        return [row for row, index in enumerate(rows.request_index) if claims[index]]
+        return [row for row, index in enumerate(rows.request_index) if known[index]]
+
+    def params_of(self, rows: Rows, chosen: Sequence[int]) -> list[SamplingParams]:
+        """The parameters behind some of the rows."""
+        return [self.requests[rows.request_index[row]].params for row in chosen]
 
 
 def _changes_logits(request: Request) -> bool:
@@ -124,16 +122,4 @@ def _changes_logits(request: Request) -> bool:
         or params.allowed_token_ids is not None
         or bool(params.bad_words_token_ids)
         or request.num_output_tokens < params.min_tokens
-    )
-
-
-def _numbers(params: SamplingParams) -> tuple[float, ...]:
-    return (
-        params.temperature,
-        params.top_p,
-        params.top_k,
-        params.min_p,
-        params.repetition_penalty,
-        params.presence_penalty,
-        params.frequency_penalty,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -26,18 +27,41 @@ class Verification:
     emitted: list[list[int]]
 
 
-def verify_reference(
-    sampled: Sequence[int], draft_token_ids: Sequence[Sequence[int]]
+def verify(
+    sampled: torch.Tensor, draft_token_ids: torch.Tensor, num_draft_tokens: Sequence[int]
 ) -> Verification:
-    """Walk request by request in plain Python: what `verify` must equal.
+    """Accept the drafts that the target sampled too, and emit its own token after them.
+
+    Args:
+        sampled: `[num_rows]`, int64, as the sampler gave them for `Rows.ragged(num_draft_tokens)`.
+        draft_token_ids: `[num_requests, max_draft_tokens]`, int64.
+        num_draft_tokens: drafts per request, known on the host.
+    """
+    if sampled.device.type == "cpu":
+        drafts = draft_token_ids.tolist()
+        return walk(
+            sampled.tolist(), [drafts[i][:count] for i, count in enumerate(num_draft_tokens)]
+        )
+    counts = torch.tensor(num_draft_tokens, dtype=torch.int64).to(sampled.device)
+    num_accepted = count_accepted(sampled, draft_token_ids, counts)
+    # One transfer, so that the host waits once.
+    both = torch.cat([sampled, num_accepted]).tolist()
+    samples, accepted = both[: len(sampled)], both[len(sampled) :]
+    starts = [0, *accumulate(count + 1 for count in num_draft_tokens)]
+    emitted = [samples[s : s + n + 1] for s, n in zip(starts, accepted, strict=False)]
+    return Verification(accepted, emitted)
+
+
+def walk(sampled: Sequence[int], drafts: Sequence[Sequence[int]]) -> Verification:
+    """Verify request by request, in plain Python.
 
     Args:
         sampled: the target's samples, `len(draft) + 1` per request, one request after the other.
-        draft_token_ids: the drafts of each request, possibly none.
+        drafts: the draft tokens of each request, possibly none.
     """
     result = Verification([], [])
     start = 0
-    for draft in draft_token_ids:
+    for draft in drafts:
         samples = list(sampled[start : start + len(draft) + 1])
         accepted = 0
         while accepted < len(draft) and draft[accepted] == samples[accepted]:
@@ -71,24 +95,3 @@ def count_accepted(
     rows = torch.where(is_draft, starts[:, None] + column, 0)
     matches = is_draft & (sampled[rows] == draft_token_ids)
     return matches.cumprod(dim=1).sum(dim=1)
-
-
-def verify(
-    sampled: torch.Tensor, draft_token_ids: torch.Tensor, num_draft_tokens: Sequence[int]
-) -> Verification:
-    """Accept the drafts that the target sampled too, and emit its own token after them.
-
-    Args:
-        sampled: `[num_rows]`, int64, as the sampler gave them for `Rows.ragged(num_draft_tokens)`.
-        draft_token_ids: `[num_requests, max_draft_tokens]`, int64.
-        num_draft_tokens: drafts per request, known on the host.
-    """
-    counts = torch.tensor(num_draft_tokens, dtype=torch.int64).to(sampled.device)
-    num_accepted = count_accepted(sampled, draft_token_ids, counts).tolist()
-    samples = sampled.tolist()
-    emitted = []
-    start = 0
-    for accepted, count in zip(num_accepted, num_draft_tokens, strict=True):
-        emitted.append(samples[start : start + accepted + 1])
-        start += count + 1
-    return Verification(num_accepted, emitted)
