@@ -22,6 +22,7 @@ import pytest
 
 from engine.config_files import config_options
 from engine.sampling_params import SamplingParams
+from server.config import ServerConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -202,6 +203,15 @@ def told(default: object) -> str:
     return "none" if default in (None, ()) else str(default).lower()
 
 
+def server_table() -> list[str]:
+    """Give the table of the server's own settings."""
+    rows = ["| flag | default | meaning |", "|---|---|---|"]
+    for field in fields(ServerConfig):
+        flag, meaning = field.name.replace("_", "-"), field.metadata["help"]
+        rows.append(f"| `--{flag}` | {told(field.default)} | {meaning} |")
+    return rows
+
+
 def settings_table() -> list[str]:
     """Give the table of settings, from the fields of the configuration."""
     rows = ["| flag | in a file | default | meaning |", "|---|---|---|---|"]
@@ -225,6 +235,10 @@ def sampling_table() -> list[str]:
 
 def test_settings_table_follows_the_fields() -> None:
     assert section("settings").split("\n") == ["", *settings_table(), "", ""]
+
+
+def test_server_table_follows_the_fields() -> None:
+    assert section("server").split("\n") == ["", *server_table(), "", ""]
 
 
 def test_sampling_table_follows_the_fields() -> None:
