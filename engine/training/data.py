@@ -36,6 +36,7 @@ class Record:
         messages: The chat turns; empty for a story.
         text: The story; empty for a chat.
         title: Title of the story, where the corpus has one.
+        author: Author of the story, where attribution is owed.
     """
 
     source: str
@@ -43,6 +44,7 @@ class Record:
     messages: tuple[Message, ...] = ()
     text: str = ""
     title: str = ""
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +62,12 @@ def is_held_out(record_id: str) -> bool:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file, xz-compressed or plain.
+    """Yield the rows of an xz-compressed JSON-lines file.
 
     Raises:
         FileNotFoundError: If the file is missing.
     """
-    opened = lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open()
-    with opened as lines:
+    with lzma.open(path, "rt", encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
@@ -85,11 +86,16 @@ def read_stories(data_dir: Path) -> list[Record]:
     tiny = read_jsonl(data_dir / "tinystories_sample" / "stories.jsonl.xz")
     african = read_jsonl(data_dir / "african_storybook" / "stories.jsonl.xz")
     records = [
-        Record("tinystories_sample", text_id(row["text"]), text=row["text"].strip())
-        for row in tiny
+        Record("tinystories_sample", text_id(row["text"]), text=row["text"].strip()) for row in tiny
     ]
     records += [
-        Record("african_storybook", row["id"], text=row["text"].strip(), title=row["title"])
+        Record(
+            "african_storybook",
+            row["id"],
+            text=row["text"].strip(),
+            title=row["title"],
+            author=row["author"],
+        )
         for row in african
     ]
     return records

@@ -28,8 +28,16 @@ class Shape:
     head_dim: int = HEAD_DIM
 
 
-TARGET = Shape(num_layers=12, hidden=256, num_heads=4, num_kv_heads=2, feed_forward=704)
-DRAFT = Shape(num_layers=1, hidden=256, num_heads=4, num_kv_heads=2, feed_forward=704)
+TARGET = Shape(num_layers=12, hidden=192, num_heads=3, num_kv_heads=3, feed_forward=512)
+DRAFT = Shape(num_layers=1, hidden=192, num_heads=3, num_kv_heads=3, feed_forward=768)
+
+
+def place(
+    model: LlamaForCausalLM, device: torch.device, dtype: torch.dtype = torch.float32
+) -> LlamaForCausalLM:
+    """Move `model` in place to a device and a dtype, and give it back."""
+    nn.Module.to(model, device=device, dtype=dtype)
+    return model
 
 
 def build_model(shape: Shape, seed: int) -> LlamaForCausalLM:

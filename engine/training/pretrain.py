@@ -6,13 +6,11 @@ Knows the next-token loss and how epochs are rendered. Refuses to know distillat
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from engine.training.data import Record, training_documents
-from engine.training.model import Shape, build_model
 from engine.training.packing import IGNORE_LABEL, RowStream
 from engine.training.tokenizer import encode_documents
 from engine.training.trainer import Plan, Trainer
@@ -38,16 +36,13 @@ def epoch_encoder(
 
 
 def pretrain(
-    shape: Shape,
-    records: list[Record],
-    tokenizer: PreTrainedTokenizerBase,
+    model: LlamaForCausalLM,
+    epoch_documents: Callable[[int], list[list[int]]],
     plan: Plan,
     folder: Path,
     seed: int,
-    device: torch.device,
-) -> LlamaForCausalLM:
-    """Train a model of `shape` on `records` (training split only) and give it back."""
-    model = build_model(shape, seed).to(device)
-    stream = RowStream(epoch_encoder(records, tokenizer, seed), seed)
-    Trainer(model, stream, next_token_loss, plan, folder).run()
-    return model
+    report: Callable[[Trainer], None] = lambda trainer: None,
+) -> None:
+    """Train `model` in place on the epochs' documents; resumes from `folder`."""
+    stream = RowStream(epoch_documents, seed)
+    Trainer(model, stream, next_token_loss, plan, folder, report).run()

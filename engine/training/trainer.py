@@ -18,6 +18,8 @@ from engine.training.packing import RowStream, StreamState
 
 logger = logging.getLogger(__name__)
 
+RECENT_STEPS = 20
+
 LossFunction = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
 
@@ -35,22 +37,21 @@ class Plan:
         rates: Learning rates and schedule.
         clip: Largest gradient norm.
         checkpoint_minutes: Time between checkpoints.
-        compile: Whether torch.compile fuses the model.
+        compile: Whether torch.compile fuses model and loss.
         autocast: Whether the forward pass runs in bfloat16.
     """
 
     max_minutes: float | None = None
     max_steps: int | None = None
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
     length: int = 512
     long_length: int = 1024
     long_from: float = 0.85
     rates: Rates = field(default_factory=Rates)
     clip: float = 1.0
     checkpoint_minutes: float = 3.0
-    log_steps: int = 20
     compile: bool = False
-    autocast: bool = True
+    autocast: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a run without an end.
@@ -66,7 +67,13 @@ class Trainer:
     """Runs a plan on a model and a stream; call `run` again on the same folder to resume."""
 
     def __init__(
-        self, model: nn.Module, stream: RowStream, loss: LossFunction, plan: Plan, folder: Path
+        self,
+        model: nn.Module,
+        stream: RowStream,
+        loss: LossFunction,
+        plan: Plan,
+        folder: Path,
+        report: Callable[["Trainer"], None] = lambda trainer: None,
     ) -> None:
         """Prepare the run and load the checkpoint in `folder`, if there is one."""
         self.step = 0
@@ -74,6 +81,7 @@ class Trainer:
         self.losses: list[float] = []
         self._elapsed_s = 0.0
         self._model, self._stream, self._loss, self._plan = model, stream, loss, plan
+        self._report = report
         self._device = next(model.parameters()).device
         self._optimizer = MuonWithAdamW(model, plan.rates)
         self._path = folder / "checkpoint.pt"
@@ -87,46 +95,44 @@ class Trainer:
         minutes = self._elapsed_s / 60 / self._plan.max_minutes if self._plan.max_minutes else 0.0
         return min(1.0, max(steps, minutes))
 
+    @property
+    def recent_loss(self) -> float:
+        """Mean loss of the last few steps, in nats."""
+        recent = self.losses[-RECENT_STEPS:]
+        return sum(recent) / max(1, len(recent))
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Training tokens per second over the whole run, compilation included."""
+        return self.num_tokens / max(self._elapsed_s, 1e-9)
+
     def run(self, stop_after: int | None = None) -> None:
         """Train until the budget is spent, or for `stop_after` steps; save at the end."""
-        forward = torch.compile(self._model) if self._plan.compile else self._model
+        loss = torch.compile(self._loss) if self._plan.compile else self._loss
         started, saved = time.monotonic() - self._elapsed_s, time.monotonic()
         steps = 0
         while self.progress < 1.0 and (stop_after is None or steps < stop_after):
-            self._train_step(forward)  # type: ignore[arg-type]
+            self._train_step(loss)
             steps += 1
             self._elapsed_s = time.monotonic() - started
-            if self.step % self._plan.log_steps == 0:
-                self._log()
+            self._report(self)
             if time.monotonic() - saved > 60 * self._plan.checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
         self.save()
 
-    def _train_step(self, forward: nn.Module) -> None:
+    def _train_step(self, loss_function: LossFunction) -> None:
         plan = self._plan
         length = plan.long_length if self.progress >= plan.long_from else plan.length
         inputs, labels = self._stream.next_batch(max(1, plan.batch_tokens // length), length)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.autocast):
-            loss = self._loss(forward, inputs.to(self._device), labels.to(self._device))
+            loss = loss_function(self._model, inputs.to(self._device), labels.to(self._device))
         loss.backward()
         nn.utils.clip_grad_norm_(self._model.parameters(), plan.clip)
         self._optimizer.step(self.step, self.progress)
         self.losses.append(loss.item())
         self.step += 1
         self.num_tokens += int((labels >= 0).sum())
-
-    def _log(self) -> None:
-        recent = self.losses[-self._plan.log_steps :]
-        logger.info(
-            "step=%d progress=%.3f loss=%.4f tokens=%d tokens_per_s=%.0f minutes=%.1f",
-            self.step,
-            self.progress,
-            sum(recent) / len(recent),
-            self.num_tokens,
-            self.num_tokens / max(self._elapsed_s, 1e-9),
-            self._elapsed_s / 60,
-        )
 
     def save(self) -> None:
         """Write the checkpoint; a crash in the middle leaves the old one whole."""
