@@ -23,6 +23,8 @@ import pytest
 from engine.config_files import config_options
 from engine.sampling_params import SamplingParams
 from server.config import ServerConfig
+from server.protocol.chat import ChatCompletionRequest
+from server.protocol.completions import CompletionRequest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -243,6 +245,20 @@ def test_server_table_follows_the_fields() -> None:
 
 def test_sampling_table_follows_the_fields() -> None:
     assert section("sampling").split("\n") == ["", *sampling_table(), "", ""]
+
+
+def test_sampling_parameters_have_the_same_names_on_the_wire() -> None:
+    wire = set(ChatCompletionRequest.model_fields) | set(CompletionRequest.model_fields)
+    absent = {field.name for field in fields(SamplingParams)} - wire
+    assert absent == {"bad_words_token_ids"}
+    assert {"bad_words", "top_logprobs", "max_completion_tokens", "priority"} <= wire
+
+
+def test_fields_told_to_be_refused_are_refused() -> None:
+    part = README.split("## Refused today, by name")[1].split("Fields that ask for nothing")[0]
+    told_fields = set(re.findall(r"`([a-z_]+)`", part))
+    assert told_fields
+    assert told_fields <= set(ChatCompletionRequest.refused) | set(CompletionRequest.refused)
 
 
 def test_architecture_begins_with_the_step_as_it_is() -> None:
