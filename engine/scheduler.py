@@ -179,10 +179,9 @@ class Scheduler:
             # Blocks first: with none to spare there is no draft, and so no reason to catch up.
             if not self.kv.allocate_slots(request, request.num_tokens + num_drafts):
                 continue
-            lag = self._draft_lag(request)
-            share.num_catch_up_tokens = step.take(lag)
-            if share.num_catch_up_tokens == lag:
-                share.num_draft_tokens = step.take(num_drafts)
+            share.num_catch_up_tokens = step.take(self._draft_lag(request))
+            # A catch-up that fell short leaves no budget, so a draft that lags never drafts.
+            share.num_draft_tokens = step.take(num_drafts)
             share.block_ids = self.kv.block_ids(request)
 
     def _prefill_running(self, step: _Step) -> None:
@@ -192,7 +191,7 @@ class Scheduler:
 
     def _admit_waiting(self, step: _Step) -> None:
         for request in self._waiting:
-            # After a preemption nobody may overtake those who lost their blocks.
+            # Blocks that somebody lost in this step are not for newcomers.
             if step.budget == 0 or step.preempted or self.num_running >= self.config.max_num_seqs:
                 break
             if self.kv.is_prefix_pending(request):

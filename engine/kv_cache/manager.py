@@ -140,6 +140,7 @@ class KVCacheManager:
         """
         if not self.prefix_caching:
             return
+        assert num_tokens <= request.num_tokens, "only accepted tokens are published"
         holding = self._holding(request)
         num_full = num_tokens // self.block_size
         hashes = holding.chain.upto(request.token_ids, num_full)

@@ -10,16 +10,41 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from engine.config import SchedulerConfig
+from engine.kv_cache.manager import KVCacheManager
 from engine.request import Request, RequestDelta
 from engine.sampling_params import SamplingParams
 from engine.scheduler import Scheduler
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
 
+BLOCK_SIZE = 4
 EOS_TOKEN_ID = 2
 WRONG_TOKEN_ID = 999
 
 Prefix = tuple[str, int]  # salt, hash of the tokens up to and with this one
 Slots = dict[int, Prefix]
+
+
+def make_scheduler(
+    *,
+    num_blocks: int = 64,
+    max_num_seqs: int = 8,
+    max_num_batched_tokens: int = 64,
+    num_draft_tokens: int = 0,
+    has_draft: bool = False,
+    max_model_len: int = 200,
+    draft_max_len: int | None = None,
+) -> Scheduler:
+    """Make a scheduler over a pool of its own."""
+    return Scheduler(
+        SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens),
+        KVCacheManager(num_blocks, BLOCK_SIZE),
+        num_draft_tokens=num_draft_tokens,
+        has_draft=has_draft,
+        max_model_len=max_model_len,
+        draft_max_len=draft_max_len,
+        clock=lambda: 1.0,
+    )
 
 
 def make_request(

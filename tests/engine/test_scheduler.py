@@ -4,43 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from engine.config import SchedulerConfig
 from engine.errors import InvalidRequestError
-from engine.kv_cache.manager import KVCacheManager
 from engine.request import FinishReason
-from engine.scheduler import Scheduler
 from engine.step import ModelOutput, RequestOutcome
 from tests.engine.fake_model import (
+    BLOCK_SIZE,
     FakeModel,
     answer_of,
     expected_answer,
     make_request,
+    make_scheduler,
     run_step,
     run_to_end,
 )
-
-BLOCK_SIZE = 4
-
-
-def make_scheduler(
-    *,
-    num_blocks: int = 64,
-    max_num_seqs: int = 8,
-    max_num_batched_tokens: int = 64,
-    num_draft_tokens: int = 0,
-    has_draft: bool = False,
-    max_model_len: int = 200,
-    draft_max_len: int | None = None,
-) -> Scheduler:
-    return Scheduler(
-        SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens),
-        KVCacheManager(num_blocks, BLOCK_SIZE),
-        num_draft_tokens=num_draft_tokens,
-        has_draft=has_draft,
-        max_model_len=max_model_len,
-        draft_max_len=draft_max_len,
-        clock=lambda: 1.0,
-    )
 
 
 def test_an_idle_scheduler_gives_an_empty_step() -> None:
@@ -84,6 +60,14 @@ def test_decoding_shares_come_before_prefill_whatever_their_urgency() -> None:
     assert [s.request.request_id for s in output.scheduled] == ["late", "early"]
 
 
+def test_a_one_token_prompt_stands_with_the_decoding_shares() -> None:
+    scheduler = make_scheduler()
+    scheduler.add(make_request("long", 10))
+    scheduler.add(make_request("one", [5]))
+    output = scheduler.schedule()
+    assert [s.request.request_id for s in output.scheduled] == ["one", "long"]
+
+
 def test_admits_as_many_as_there_are_seats() -> None:
     scheduler, model = make_scheduler(max_num_seqs=2), FakeModel(BLOCK_SIZE)
     for name in "abc":
@@ -106,129 +90,6 @@ def test_any_budget_gives_the_same_answers(max_num_batched_tokens: int) -> None:
         assert answer_of(deltas[request.request_id]) == expected_answer(request, limit)
 
 
-@pytest.mark.parametrize("acceptance", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("has_draft", [False, True])
-def test_drafts_change_no_answer(acceptance: float, has_draft: bool) -> None:
-    scheduler = make_scheduler(num_draft_tokens=4, has_draft=has_draft)
-    model = FakeModel(BLOCK_SIZE, has_draft, acceptance=acceptance)
-    requests = [make_request(name, 9, max_tokens=40) for name in "abcd"]
-    for request in requests:
-        scheduler.add(request)
-    deltas = run_to_end(scheduler, model)
-    for request in requests:
-        told = deltas[request.request_id]
-        assert answer_of(told) == expected_answer(request, request.max_total_tokens)
-
-
-def test_draft_tokens_never_exceed_what_the_answer_still_needs() -> None:
-    scheduler = make_scheduler(num_draft_tokens=4)
-    model = FakeModel(BLOCK_SIZE, acceptance=0.0)
-    scheduler.add(make_request("a", [5], max_tokens=7))
-    num_drafts = []
-    while scheduler.has_unfinished:
-        output = scheduler.schedule()
-        num_drafts += [share.num_draft_tokens for share in output.scheduled]
-        scheduler.update(output, model.run(output))
-    assert num_drafts == [0, 4, 4, 3, 2, 1, 0]
-
-
-def test_a_prompt_chunk_has_no_drafts() -> None:
-    scheduler = make_scheduler(num_draft_tokens=4, max_num_batched_tokens=8)
-    scheduler.add(make_request("a", 20))
-    (share,) = scheduler.schedule().scheduled
-    assert (share.num_tokens, share.num_draft_tokens) == (8, 0)
-
-
-def test_drafts_share_the_budget_but_leave_everyone_a_token() -> None:
-    scheduler = make_scheduler(num_draft_tokens=4, max_num_batched_tokens=7)
-    for name in "abc":
-        scheduler.add(make_request(name, 2, max_tokens=30))
-    run_step(scheduler, FakeModel(BLOCK_SIZE))
-    output = scheduler.schedule()
-    assert [(s.num_tokens, s.num_draft_tokens) for s in output.scheduled] == [
-        (1, 4),
-        (1, 0),
-        (1, 0),
-    ]
-    assert output.num_tokens == 7
-
-
-def test_a_draft_that_saw_everything_accepted_catches_up_on_one_token() -> None:
-    scheduler = make_scheduler(num_draft_tokens=3, has_draft=True)
-    model = FakeModel(BLOCK_SIZE, has_draft=True, acceptance=1.0)
-    request = make_request("a", [5, 6], max_tokens=30)
-    scheduler.add(request)
-    run_step(scheduler, model)
-    run_step(scheduler, model)
-    assert request.num_computed_tokens == request.num_draft_computed_tokens + 1
-    (share,) = scheduler.schedule().scheduled
-    assert (share.num_catch_up_tokens, share.num_draft_tokens) == (1, 3)
-    assert share.is_draft_current
-
-
-def test_a_draft_that_lags_far_behind_catches_up_under_the_budget_before_it_drafts() -> None:
-    scheduler = make_scheduler(num_draft_tokens=3, has_draft=True, max_num_batched_tokens=8)
-    model = FakeModel(BLOCK_SIZE, has_draft=True)
-    request = make_request("a", 9, max_tokens=30)
-    scheduler.add(request)
-    run_step(scheduler, model)
-    run_step(scheduler, model)
-    request.num_draft_computed_tokens = 0
-    seen = []
-    for _ in range(2):
-        output = scheduler.schedule()
-        (share,) = output.scheduled
-        seen.append((share.num_catch_up_tokens, share.num_draft_tokens))
-        scheduler.update(output, model.run(output))
-    assert seen == [(7, 0), (3, 3)]
-
-
-def test_a_lagging_draft_catches_up_during_prefill_too() -> None:
-    scheduler = make_scheduler(num_draft_tokens=3, has_draft=True, max_num_batched_tokens=8)
-    model = FakeModel(BLOCK_SIZE, has_draft=True)
-    request = make_request("a", 20)
-    scheduler.add(request)
-    run_step(scheduler, model)
-    request.num_draft_computed_tokens = 5
-    (share,) = scheduler.schedule().scheduled
-    assert (share.num_catch_up_tokens, share.num_tokens) == (3, 5)
-
-
-def test_no_drafts_beyond_what_the_draft_model_can_hold() -> None:
-    scheduler = make_scheduler(num_draft_tokens=4, has_draft=True, draft_max_len=12)
-    model = FakeModel(BLOCK_SIZE, True, 12, acceptance=1.0)
-    request = make_request("a", 10, max_tokens=20)
-    scheduler.add(request)
-    run_to_end(scheduler, model)
-    stats = request.stats
-    assert stats.num_draft_tokens <= 4
-    assert stats.num_output_tokens == len(expected_answer(request, request.max_total_tokens))
-
-
-def test_a_block_that_the_draft_has_not_computed_is_not_published() -> None:
-    scheduler = make_scheduler(num_draft_tokens=2, has_draft=True)
-    prompt = list(range(50, 62))
-    scheduler.add(make_request("a", prompt))
-    output = scheduler.schedule()
-    scheduler.update(output, ModelOutput([RequestOutcome([7], num_draft_computed_tokens=5)]))
-    late = make_request("b", prompt)
-    scheduler.add(late)
-    scheduler.schedule()
-    assert late.num_cached_tokens == BLOCK_SIZE
-
-
-def test_a_prefix_longer_than_the_draft_is_published_once_the_draft_is_full() -> None:
-    scheduler = make_scheduler(num_draft_tokens=2, has_draft=True, draft_max_len=6)
-    model = FakeModel(BLOCK_SIZE, True, 6)
-    prompt = list(range(50, 63))
-    scheduler.add(make_request("a", prompt))
-    run_to_end(scheduler, model)
-    late = make_request("b", prompt)
-    scheduler.add(late)
-    run_to_end(scheduler, model)
-    assert late.num_cached_tokens == 12
-
-
 def test_says_nothing_while_a_prompt_is_being_computed() -> None:
     scheduler, model = make_scheduler(max_num_batched_tokens=4), FakeModel(BLOCK_SIZE)
     scheduler.add(make_request("a", 12))
@@ -246,22 +107,6 @@ def test_only_the_last_delta_says_why_the_request_ended() -> None:
     assert last.finish_reason is FinishReason.LENGTH
     assert last.stats is request.stats
     assert last.num_cached_tokens == 0
-
-
-def test_a_stop_inside_accepted_drafts_cuts_the_rest_from_answer_and_counts() -> None:
-    scheduler = make_scheduler(num_draft_tokens=3)
-    request = make_request("a", [5], stop_token_ids=(41,))
-    scheduler.add(request)
-    first = scheduler.schedule()
-    scheduler.update(first, ModelOutput([RequestOutcome([40])]))
-    outcome = RequestOutcome([40, 41, 42, 43], num_draft_tokens=3, num_accepted_tokens=3)
-    (delta,) = scheduler.update(scheduler.schedule(), ModelOutput([outcome]))
-    assert delta.new_token_ids == [40, 41]
-    assert (delta.finish_reason, delta.stop_reason) == (FinishReason.STOP, 41)
-    assert request.stats.num_accepted_tokens == 2
-    assert request.stats.num_output_tokens == 3
-    assert request.stats.num_draft_tokens == 3
-    scheduler.kv.check_invariants()
 
 
 def test_an_error_in_one_outcome_ends_that_request_alone() -> None:

@@ -12,9 +12,8 @@ from engine.kv_cache.manager import KVCacheManager
 from engine.request import FinishReason, Request, RequestDelta
 from engine.scheduler import Scheduler
 from engine.step import ModelOutput, SchedulerOutput
-from tests.engine.fake_model import FakeModel, answer_of, expected_answer, make_request
+from tests.engine.fake_model import BLOCK_SIZE, FakeModel, answer_of, expected_answer, make_request
 
-BLOCK_SIZE = 4
 NUM_BLOCKS = 17
 MAX_MODEL_LEN = 48
 NUM_ACTIONS = 5_000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from engine.request import Request, RequestStatus
 from engine.scheduler import Scheduler
 from engine.step import SchedulerOutput
 from tests.engine.fake_model import (
+    BLOCK_SIZE,
     FakeModel,
     answer_of,
     expected_answer,
@@ -20,7 +22,6 @@ from tests.engine.fake_model import (
     run_to_end,
 )
 
-BLOCK_SIZE = 4
 PREFIX = list(range(500, 512))  # three blocks
 
 
@@ -59,8 +60,8 @@ class Bench:
         )
         self.model = FakeModel(BLOCK_SIZE, has_draft)
 
-    def add(self, request_id: str, prompt: list[int] | int, **settings: int) -> Request:
-        request = make_request(request_id, prompt, **settings)  # type: ignore[arg-type]
+    def add(self, request_id: str, prompt: list[int] | int, **settings: Any) -> Request:
+        request = make_request(request_id, prompt, **settings)
         self.scheduler.add(request)
         return request
 
@@ -133,12 +134,13 @@ def test_a_preempted_request_resumes_from_its_own_blocks_and_ends_the_same() -> 
 
 def test_nobody_is_admitted_in_a_step_that_preempted() -> None:
     bench = Bench()
-    bench.add("a", 12)
+    background = bench.add("a", 12, priority=3)
     bench.add("c", 16)
     bench.step()
     late = bench.add("d", 1)
-    assert bench.schedule().preempted
+    assert bench.schedule().preempted == [background]
     assert running(late) == [False]
+    assert bench.kv.num_free_blocks > 0
 
 
 def test_a_priority_request_displaces_a_lower_one_when_memory_is_short() -> None:
@@ -176,6 +178,15 @@ def test_an_equal_priority_waits_for_memory_and_holds_up_those_behind_it() -> No
     second, small = bench.add("c", 12), bench.add("d", 1)
     assert bench.schedule().preempted == []
     assert running(second, small) == [False, False]
+
+
+def test_an_equal_priority_displaces_nobody_even_if_it_came_first() -> None:
+    bench = Bench()
+    latecomer = bench.add("a", 20, arrival_time=2.0)
+    bench.step()
+    early = bench.add("c", 12, arrival_time=1.0)
+    assert bench.schedule().preempted == []
+    assert running(latecomer, early) == [True, False]
 
 
 def test_a_low_priority_is_not_starved_by_a_stream_of_high_ones() -> None:
