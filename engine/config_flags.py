@@ -13,34 +13,20 @@ from dataclasses import Field, fields
 from typing import Any
 
 from engine.config import EngineConfig
-from engine.config_files import apply_options, config_names, load_config
+from engine.config_files import apply_options
 
 _POSITIONAL = {"model"}
 
 
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add `[MODEL]`, `--config` and one flag per engine setting."""
-    parser.add_argument(
-        "--config",
-        metavar="NAME_OR_FILE",
-        help=f"settings to start from: a YAML file, or one of {', '.join(config_names())}",
-    )
+    """Add `[MODEL]` and one flag per engine setting."""
     hints = typing.get_type_hints(EngineConfig)
     for section in fields(EngineConfig):
         add_option_flags(parser.add_argument_group(section.name), hints[section.name])
 
 
-def base_config(args: argparse.Namespace) -> EngineConfig:
-    """Read the file that `--config` names; the defaults without one.
-
-    Raises:
-        ConfigError: there is no such file, or it holds what cannot be honoured.
-    """
-    return load_config(args.config) if args.config is not None else EngineConfig()
-
-
-def config_from_args(args: argparse.Namespace, base: EngineConfig) -> EngineConfig:
-    """Apply the flags that were given to `base`.
+def config_from_args(args: argparse.Namespace, base: EngineConfig | None) -> EngineConfig:
+    """Apply the flags that were given to `base`, or to the defaults.
 
     Raises:
         ConfigError: a value that cannot be honoured.
@@ -49,7 +35,7 @@ def config_from_args(args: argparse.Namespace, base: EngineConfig) -> EngineConf
     given: dict[str, Any] = {}
     for section in fields(EngineConfig):
         given |= given_options(args, hints[section.name])
-    return apply_options(base, given)
+    return apply_options(base or EngineConfig(), given)
 
 
 def add_option_flags(parser: argparse._ActionsContainer, kind: type[Any]) -> None:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 
 from engine.config import CacheConfig, EngineConfig, SchedulerConfig
-from engine.config_flags import add_config_flags, base_config, config_from_args
+from engine.config_flags import add_config_flags, config_from_args
 from engine.errors import ConfigError
 
 
@@ -20,8 +19,7 @@ def parse(*words: str) -> argparse.Namespace:
 
 
 def config_of(*words: str) -> EngineConfig:
-    args = parse(*words)
-    return config_from_args(args, base_config(args))
+    return config_from_args(parse(*words), None)
 
 
 def test_no_flags_give_the_defaults() -> None:
@@ -69,9 +67,8 @@ def test_values_outside_their_limits_are_refused() -> None:
         config_of("--max-num-seqs", "0")
 
 
-def test_a_flag_that_is_not_given_leaves_the_files_value(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("scheduler: {max_num_seqs: 7, max_num_batched_tokens: 99}\n")
-    config = config_of("--config", str(file), "--max-num-seqs", "8", "--block-size", "32")
+def test_a_flag_that_is_not_given_leaves_the_files_value() -> None:
+    base = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=7, max_num_batched_tokens=99))
+    config = config_from_args(parse("--max-num-seqs", "8", "--block-size", "32"), base)
     assert config.scheduler == SchedulerConfig(max_num_seqs=8, max_num_batched_tokens=99)
     assert config.cache == CacheConfig(block_size=32)

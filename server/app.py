@@ -1,0 +1,29 @@
+"""Puts the HTTP application together; it starts nothing and loads nothing."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from server.errors import install_error_handlers
+from server.request_id import RequestIdMiddleware
+from server.routes import chat, completions, health, metrics, models
+from server.served import Served
+
+
+def create_app(served: Served) -> FastAPI:
+    """Make the application that serves one model.
+
+    Args:
+        served: the model; it may still be loading.
+    """
+    app = FastAPI(
+        title="Outdraft",
+        description="OpenAI-style text generation with speculative decoding.",
+        redirect_slashes=False,
+    )
+    app.state.served = served
+    app.add_middleware(RequestIdMiddleware)
+    install_error_handlers(app)
+    for room in (chat, completions, models, health, metrics):
+        app.include_router(room.router)
+    return app

@@ -1,0 +1,122 @@
+"""Errors on the wire: one table from error class to HTTP status, and OpenAI's error body.
+
+The body always has all four keys; clients choose their exception by the status alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any, TypedDict
+
+import msgspec
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from engine.errors import (
+    EngineDeadError,
+    EngineNotReadyError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OutdraftError,
+)
+from server import request_id as request_id_header
+
+logger = logging.getLogger(__name__)
+
+# The first class that fits decides.
+_STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
+    (ModelNotFoundError, HTTPStatus.NOT_FOUND),
+    (InvalidRequestError, HTTPStatus.BAD_REQUEST),
+    (RequestValidationError, HTTPStatus.BAD_REQUEST),
+    (EngineNotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (EngineDeadError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (Exception, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+
+
+class ErrorDetail(TypedDict):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(TypedDict):
+    """What every failed request, and every failed stream, ends with."""
+
+    error: ErrorDetail
+
+
+def status_of(error: Exception) -> int:
+    """Return the HTTP status for an error."""
+    if isinstance(error, HTTPException):
+        return error.status_code
+    return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def error_body(error: Exception) -> ErrorBody:
+    """Render an error as OpenAI does; errors that nobody foresaw show nothing of the inside."""
+    status = status_of(error)
+    message, param, code = _describe(error)
+    kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Answer every failure of the app in OpenAI's shape."""
+    for kind in (OutdraftError, RequestValidationError, HTTPException, Exception):
+        app.add_exception_handler(kind, _answer)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    status = status_of(error)
+    if status == HTTPStatus.INTERNAL_SERVER_ERROR:
+        logger.error("request_failed path=%s", request.url.path, exc_info=error)
+    return Response(
+        msgspec.json.encode(error_body(error)),
+        status_code=status,
+        media_type="application/json",
+        headers=_headers(request, error),
+    )
+
+
+def _headers(request: Request, error: Exception) -> dict[str, str]:
+    given: dict[str, str] = dict(getattr(error, "headers", None) or {})
+    request_id = request.scope.get(request_id_header.SCOPE_KEY)
+    return given if request_id is None else given | {request_id_header.HEADER: request_id}
+
+
+def _describe(error: Exception) -> tuple[str, str | None, str | None]:
+    """Give an error's message, the field at fault and its code."""
+    if isinstance(error, InvalidRequestError):
+        return str(error), error.param, error.code
+    if isinstance(error, RequestValidationError):
+        return _describe_validation(error.errors())
+    if isinstance(error, HTTPException):
+        return str(error.detail), None, None
+    if isinstance(error, EngineDeadError):
+        return str(error), None, "engine_dead"
+    if isinstance(error, EngineNotReadyError):
+        return str(error), None, "engine_loading"
+    if isinstance(error, OutdraftError):
+        return str(error), None, None
+    return f"The server failed unexpectedly ({type(error).__name__}).", None, None
+
+
+def _describe_validation(errors: Sequence[Any]) -> tuple[str, str | None, str | None]:
+    """Say what the schema found wrong first."""
+    first = errors[0]
+    place = [str(part) for part in first["loc"] if part != "body"]
+    if first["type"] == "json_invalid":
+        return f"The body is not JSON: {first['ctx']['error']}.", None, "invalid_json"
+    if not place:
+        return f"The body is no JSON object: {first['msg']}.", None, "invalid_value"
+    code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
+    return f"{'.'.join(place)}: {first['msg']}.", place[0], code

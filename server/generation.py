@@ -1,0 +1,213 @@
+"""One API call being generated: its requests, the text of every choice, and what it all cost.
+
+It joins the engine's deltas with detokenising and stop texts; the shape of answers on the wire is
+left to `server.answers`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from engine.client.process import EngineClient
+from engine.errors import OutdraftError
+from engine.outputs import speculation_metrics
+from engine.request import FinishReason, Request, RequestDelta, SpeculationStats, TokenLogprobs
+from engine.tokenization import IncrementalDetokenizer, TokenBytes
+from server.metrics import ServerMetrics
+from server.protocol.usage import Metrics, Usage
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDelta:
+    """What one step added to one choice.
+
+    Attributes:
+        index: of the choice, prompt by prompt.
+        text: whole characters that are no part of a stop text.
+        token_ids: tokens that belong to the answer.
+        logprobs: one entry per token when asked for.
+        token_offsets: where the text of each token begins, in characters; with logprobs.
+        finish_reason: set once, on the last delta of the choice.
+        stop_reason: the stop token or stop text that ended it, if one did.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    logprobs: list[TokenLogprobs] | None
+    token_offsets: list[int]
+    finish_reason: FinishReason | None
+    stop_reason: int | str | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to tell: text is still held back."""
+        return not self.text and self.finish_reason is None and not self.logprobs
+
+
+class Choice:
+    """One answer as it grows."""
+
+    def __init__(self, index: int, request: Request, tokens: TokenBytes) -> None:
+        self.index = index
+        self.request_id = request.request_id
+        self.num_cached_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self.last_token_time: float | None = None
+        self._detokenizer = IncrementalDetokenizer(tokens, request.params, request.prompt_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the answer."""
+        return self._detokenizer.num_tokens
+
+    def take(self, delta: RequestDelta) -> ChoiceDelta:
+        """Add what a step gave; a stop text ends the choice."""
+        text = self._detokenizer
+        first = text.num_tokens
+        shown = text.add(
+            delta.new_token_ids,
+            is_last=delta.finish_reason is not None,
+            ends_with_stop_token=delta.finish_reason is FinishReason.STOP,
+        )
+        num_taken = text.num_tokens - first
+        self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        is_stopped = text.stopped_by is not None
+        self.finish_reason = FinishReason.STOP if is_stopped else delta.finish_reason
+        return ChoiceDelta(
+            index=self.index,
+            text=shown,
+            token_ids=delta.new_token_ids[:num_taken],
+            logprobs=delta.logprobs[:num_taken] if delta.logprobs is not None else None,
+            token_offsets=text.token_offsets[first:],
+            finish_reason=self.finish_reason,
+            stop_reason=text.stopped_by if is_stopped else delta.stop_reason,
+        )
+
+
+class Generation:
+    """Streams the choices of one API call; use it as a context, so that leaving aborts the rest.
+
+    Args:
+        call_id: the id of the answer on the wire.
+        prompts: the requests of each prompt, made at the door.
+        tokens: the model's token bytes.
+        engine: gets the requests, at once.
+        metrics: hears of times and outcomes.
+
+    Raises:
+        EngineError: the engine is not there.
+    """
+
+    def __init__(
+        self,
+        call_id: str,
+        prompts: Sequence[Sequence[Request]],
+        tokens: TokenBytes,
+        engine: EngineClient,
+        metrics: ServerMetrics,
+    ) -> None:
+        requests = [request for prompt in prompts for request in prompt]
+        self.call_id = call_id
+        self._prompts = prompts
+        self._metrics = metrics
+        self._choices = {
+            request.request_id: Choice(index, request, tokens)
+            for index, request in enumerate(requests)
+        }
+        self._speculation = SpeculationStats()
+        self._started = time.monotonic()
+        self._is_closed = False
+        self._stream = engine.submit(requests)
+
+    @property
+    def num_choices(self) -> int:
+        """Answers over all prompts."""
+        return len(self._choices)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every choice has ended."""
+        return all(choice.finish_reason is not None for choice in self._choices.values())
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens so far: each prompt once, the answers of all choices."""
+        num_prompt = sum(prompt[0].num_prompt_tokens for prompt in self._prompts)
+        num_answer = sum(choice.num_tokens for choice in self._choices.values())
+        num_cached = sum(
+            self._choices[prompt[0].request_id].num_cached_tokens for prompt in self._prompts
+        )
+        return {
+            "prompt_tokens": num_prompt,
+            "completion_tokens": num_answer,
+            "total_tokens": num_prompt + num_answer,
+            "prompt_tokens_details": {"cached_tokens": num_cached},
+        }
+
+    @property
+    def speculation(self) -> Metrics:
+        """Speculation counts of the choices that the engine brought to their end."""
+        return {"speculative_decoding": speculation_metrics(self._speculation)}
+
+    async def __aiter__(self) -> AsyncIterator[ChoiceDelta]:
+        async for delta in self._stream:
+            choice = self._choices[delta.request_id]
+            if delta.stats is not None:
+                self._speculation.add(delta.stats)
+            self._observe_tokens(choice, len(delta.new_token_ids))
+            shown = choice.take(delta)
+            if shown.finish_reason is not None:
+                self._stream.abort(choice.request_id)
+                self._metrics.observe_outcome(shown.finish_reason, time.monotonic() - self._started)
+            yield shown
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Give up what has not ended, and write the call's line in the log."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._stream.close()
+        seconds = time.monotonic() - self._started
+        outcome = FinishReason.ERROR if isinstance(error, OutdraftError) else FinishReason.ABORT
+        for choice in self._choices.values():
+            if choice.finish_reason is None:
+                choice.finish_reason = outcome
+                self._metrics.observe_outcome(outcome, seconds)
+        reasons = ",".join(str(choice.finish_reason) for choice in self._choices.values())
+        usage = self.usage
+        logger.info(
+            "request_finished id=%s prompt_tokens=%d completion_tokens=%d finish=%s seconds=%.3f",
+            self.call_id,
+            usage["prompt_tokens"],
+            usage["completion_tokens"],
+            reasons,
+            seconds,
+        )
+
+    async def __aenter__(self) -> Generation:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close(error)
+
+    def _observe_tokens(self, choice: Choice, num_tokens: int) -> None:
+        if num_tokens == 0:
+            return
+        now = time.monotonic()
+        if choice.last_token_time is None:
+            self._metrics.observe_first_token(now - self._started)
+        else:
+            self._metrics.observe_tokens(num_tokens, now - choice.last_token_time)
+        choice.last_token_time = now

@@ -1,0 +1,13 @@
+"""The endpoints: parse, submit, render."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from server.served import Served
+
+
+def served_by(request: Request) -> Served:
+    """Give what the app that got this request serves."""
+    served: Served = request.app.state.served
+    return served

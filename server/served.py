@@ -1,0 +1,130 @@
+"""What a running server serves: the engine, the model's text tools, and its names on the wire."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from engine.client.process import EngineClient
+from engine.config import EngineConfig
+from engine.door import make_requests
+from engine.errors import EngineNotReadyError, ModelNotFoundError
+from engine.sampling_params import SamplingParams
+from engine.tokenization import TokenBytes, Tokenizer
+from server.generation import Generation
+from server.metrics import ServerMetrics
+
+
+@dataclass(slots=True)
+class Served:
+    """One server's model.
+
+    Attributes:
+        name: of the model on the wire.
+        engine: the engine's client.
+        metrics: of this server.
+        fingerprint: changes when a setting changes that may change answers.
+        created: when the server started, in Unix seconds.
+    """
+
+    name: str
+    engine: EngineClient
+    metrics: ServerMetrics
+    fingerprint: str
+    created: int = field(default_factory=lambda: int(time.time()))
+    _tokens: TokenBytes | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests can be served."""
+        return self._tokens is not None and self.engine.is_ready
+
+    @property
+    def tokens(self) -> TokenBytes:
+        """The bytes of the model's tokens.
+
+        Raises:
+            EngineNotReadyError: the tokenizer is still loading.
+        """
+        if self._tokens is None:
+            raise EngineNotReadyError("The server is still loading its model; try again soon.")
+        return self._tokens
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer.
+
+        Raises:
+            EngineNotReadyError: it is still loading.
+        """
+        return self.tokens.tokenizer
+
+    def install_tokenizer(self, tokenizer: Tokenizer) -> None:
+        """Take the tokenizer once it is loaded."""
+        self._tokens = TokenBytes(tokenizer)
+
+    def check_model(self, name: str | None) -> None:
+        """Check the model that a request names; none means the one that is served.
+
+        Raises:
+            ModelNotFoundError: another one is meant.
+        """
+        if name is not None and name != self.name:
+            raise ModelNotFoundError(
+                f"The model {name!r} does not exist here; this server serves {self.name!r}."
+            )
+
+    def check_ready(self) -> None:
+        """Check that requests can be served.
+
+        Raises:
+            EngineError: the engine is loading, or gone.
+        """
+        self.engine.check_ready()
+        assert self.tokens is not None, "raises while loading"
+
+    def generate(
+        self,
+        kind: str,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams,
+        priority: int | None,
+    ) -> Generation:
+        """Check the prompts at the door and give them to the engine, all or none.
+
+        Args:
+            kind: how the call's id begins.
+            prompts: token ids of each prompt.
+            params: of all of them.
+            priority: lower is served first; None is 0.
+
+        Raises:
+            InvalidRequestError: a prompt cannot be served as asked.
+            EngineError: the engine is loading, or gone.
+        """
+        call_id = f"{kind}-{uuid.uuid4().hex}"
+        requests = [
+            make_requests(
+                prompt,
+                params,
+                request_id=f"{call_id}-{index}",
+                info=self.engine.info,
+                priority=priority or 0,
+            )
+            for index, prompt in enumerate(prompts)
+        ]
+        return Generation(call_id, requests, self.tokens, self.engine, self.metrics)
+
+
+def make_served(engine: EngineClient, config: EngineConfig, *, name: str) -> Served:
+    """Name what an engine, which may still be loading, serves."""
+    digest = hashlib.blake2b(repr(config).encode(), digest_size=5).hexdigest()
+    return Served(
+        name=name,
+        engine=engine,
+        metrics=ServerMetrics(name, lambda: engine.stats),
+        fingerprint=f"fp_{digest}",
+    )
