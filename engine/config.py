@@ -56,9 +56,7 @@ class CacheConfig:
     def __post_init__(self) -> None:
         _at_least("block_size", self.block_size, 1)
         if not 0.0 < self.memory_utilization <= 1.0:
-            raise ConfigError(
-                f"memory_utilization: {self.memory_utilization} is outside (0, 1]."
-            )
+            raise ConfigError(f"memory_utilization: {self.memory_utilization} is outside (0, 1].")
         if self.kv_cache_memory is not None:
             parse_bytes("kv_cache_memory", self.kv_cache_memory)
 
@@ -69,9 +67,7 @@ class SchedulerConfig:
 
     max_num_seqs: int = option(64, "requests that run at once at most")
     max_num_batched_tokens: int = option(2048, "tokens computed per step at most")
-    priority_ageing_s: float = option(
-        30.0, "seconds of waiting that are worth one priority level"
-    )
+    priority_ageing_s: float = option(30.0, "seconds of waiting that are worth one priority level")
 
     def __post_init__(self) -> None:
         _at_least("max_num_seqs", self.max_num_seqs, 1)

@@ -60,7 +60,9 @@ class SchedulerOutput:
     @property
     def num_tokens(self) -> int:
         """Tokens that the step computes, drafts and catch-up included."""
-        return sum(s.num_tokens + s.num_draft_tokens + s.num_catch_up_tokens for s in self.scheduled)
+        return sum(
+            s.num_tokens + s.num_draft_tokens + s.num_catch_up_tokens for s in self.scheduled
+        )
 
 
 @dataclass(slots=True)

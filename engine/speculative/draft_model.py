@@ -41,6 +41,7 @@ class DraftModelProposer:
         self._sampler = sampler
         self._max_len = max_len
         self._device = runner.loaded.device
+        self._last_token_id = runner.loaded.vocab_size - 1
 
     @torch.inference_mode()
     def propose(self, scheduled: SchedulerOutput, sampling: SamplingBatch) -> Draft:
@@ -62,7 +63,11 @@ class DraftModelProposer:
             end += share.num_tokens
         end = max(start, min(end, self._max_len))
         num_logits = 1 if share.num_draft_tokens else 0
-        return Span(request.token_ids[start:end], start, share.block_ids, num_logits)
+        # A padded vocabulary may be narrower than the target's; what lies beyond is never text.
+        token_ids = [
+            min(token_id, self._last_token_id) for token_id in request.token_ids[start:end]
+        ]
+        return Span(token_ids, start, share.block_ids, num_logits)
 
     def _draft(
         self,

@@ -121,6 +121,7 @@ def build_family(name: str, *, seed: int = 0) -> PreTrainedModel:
     The same name and seed give the same weights, so a test can hold a model for the engine
     beside an untouched one for the reference.
     """
+    torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(
         FAMILIES[name](), attn_implementation="eager", dtype=torch.float32
     )
