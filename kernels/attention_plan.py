@@ -71,6 +71,21 @@ class KeySpan:
         return bias
 
 
+@dataclass(frozen=True, slots=True)
+class RowPadding:
+    """How a group's ragged rows are padded to a rectangle and put back.
+
+    Attributes:
+        padded_rows: [num_requests * num_rows] int64, the packed row behind each padded one.
+        rows: [rows of the group] int64, the packed rows in group order.
+        unpad: [rows of the group] int64, where each of `rows` lies among the padded ones.
+    """
+
+    padded_rows: torch.Tensor
+    rows: torch.Tensor
+    unpad: torch.Tensor
+
+
 @dataclass(slots=True)
 class RowGroup:
     """Rows that one attention call computes together.
@@ -78,22 +93,20 @@ class RowGroup:
     Attributes:
         num_requests: requests in the group, each padded to `num_rows` rows.
         num_rows: rows per request, padding included.
-        first_row: the group is `num_requests * num_rows` consecutive rows from here; None = use
-            `padded_rows`, `rows` and `unpad`.
-        padded_rows: [num_requests * num_rows] int64, the packed row behind each padded one.
-        rows: [rows of the group] int64, the packed rows in group order.
-        unpad: [rows of the group] int64, where each of `rows` lies among the padded ones.
+        first_row: first packed row of the group.
+        padding: None when the group is `num_requests * num_rows` consecutive rows.
         query_lens: rows of each request.
         kv_lens: keys each request's last row may see.
         block_tables: one list of blocks per request.
+        block_size: tokens per block.
+        device: where index tensors go.
+        spans: what has been worked out, per sliding window.
     """
 
     num_requests: int
     num_rows: int
-    first_row: int | None
-    padded_rows: torch.Tensor | None
-    rows: torch.Tensor | None
-    unpad: torch.Tensor | None
+    first_row: int
+    padding: RowPadding | None
     query_lens: list[int]
     kv_lens: list[int]
     block_tables: list[list[int]]
@@ -209,30 +222,33 @@ def _group(pieces: list[_Piece], block_size: int, device: torch.device) -> RowGr
         piece.num_rows == num_rows and piece.first_row == first_row + index * num_rows
         for index, piece in enumerate(pieces)
     )
-    group = RowGroup(
+    return RowGroup(
         num_requests=len(pieces),
         num_rows=num_rows,
-        first_row=first_row if is_dense else None,
-        padded_rows=None,
-        rows=None,
-        unpad=None,
+        first_row=first_row,
+        padding=None if is_dense else _padding(pieces, num_rows, device),
         query_lens=[piece.num_rows for piece in pieces],
         kv_lens=[piece.kv_len for piece in pieces],
         block_tables=[piece.blocks for piece in pieces],
         block_size=block_size,
         device=device,
     )
-    if not is_dense:
-        padded, rows, unpad = [], [], []
-        for index, piece in enumerate(pieces):
-            own = list(range(piece.first_row, piece.first_row + piece.num_rows))
-            padded += own + own[-1:] * (num_rows - piece.num_rows)
-            unpad += range(index * num_rows, index * num_rows + piece.num_rows)
-            rows += own
-        group.padded_rows = torch.tensor(padded, dtype=torch.int64, device=device)
-        group.rows = torch.tensor(rows, dtype=torch.int64, device=device)
-        group.unpad = torch.tensor(unpad, dtype=torch.int64, device=device)
-    return group
+
+
+def _padding(pieces: list[_Piece], num_rows: int, device: torch.device) -> RowPadding:
+    padded: list[int] = []
+    rows: list[int] = []
+    unpad: list[int] = []
+    for index, piece in enumerate(pieces):
+        own = list(range(piece.first_row, piece.first_row + piece.num_rows))
+        padded += own + own[-1:] * (num_rows - piece.num_rows)
+        unpad += range(index * num_rows, index * num_rows + piece.num_rows)
+        rows += own
+    return RowPadding(
+        padded_rows=torch.tensor(padded, dtype=torch.int64, device=device),
+        rows=torch.tensor(rows, dtype=torch.int64, device=device),
+        unpad=torch.tensor(unpad, dtype=torch.int64, device=device),
+    )
 
 
 def _single_span(group: RowGroup, window: int | None) -> KeySpan:

@@ -69,25 +69,21 @@ def paged_attention(
     if num_heads % key_cache.shape[2]:
         raise ValueError(f"{num_heads} heads are no multiple of {key_cache.shape[2]} KV heads.")
     extras = (scaling, sliding_window, softcap, sinks)
-    if len(plan.groups) == 1 and plan.groups[0].first_row == 0:
+    if len(plan.groups) == 1 and plan.groups[0].padding is None:
         return _attend_group(query, key_cache, value_cache, plan.groups[0], *extras)
     output = query.new_empty(num_tokens, num_heads, value_cache.shape[3])
     for group in plan.groups:
-        rows = _rows_of(query, group)
-        attended = _attend_group(rows, key_cache, value_cache, group, *extras)
-        if group.first_row is not None:
-            output.narrow(0, group.first_row, attended.shape[0]).copy_(attended)
+        if group.padding is None:
+            num_rows = group.num_requests * group.num_rows
+            rows = query.narrow(0, group.first_row, num_rows)
+            attended = _attend_group(rows, key_cache, value_cache, group, *extras)
+            output.narrow(0, group.first_row, num_rows).copy_(attended)
         else:
-            assert group.rows is not None and group.unpad is not None, "a padded group has rows"
-            output.index_copy_(0, group.rows, attended.index_select(0, group.unpad))
+            rows = query.index_select(0, group.padding.padded_rows)
+            attended = _attend_group(rows, key_cache, value_cache, group, *extras)
+            attended = attended.index_select(0, group.padding.unpad)
+            output.index_copy_(0, group.padding.rows, attended)
     return output
-
-
-def _rows_of(query: torch.Tensor, group: RowGroup) -> torch.Tensor:
-    if group.first_row is not None:
-        return query.narrow(0, group.first_row, group.num_requests * group.num_rows)
-    assert group.padded_rows is not None, "a padded group has padded rows"
-    return query.index_select(0, group.padded_rows)
 
 
 def _attend_group(
@@ -121,7 +117,8 @@ def _attend_group(
             scale=scaling,
         )
     attended = attended.reshape(batch, kv_heads, heads_per_kv, rows, value.shape[3])
-    return attended.permute(0, 3, 1, 2, 4).reshape(batch * rows, query.shape[1], value.shape[3])
+    attended = attended.permute(0, 3, 1, 2, 4).contiguous()  # some models view it afterwards
+    return attended.view(batch * rows, query.shape[1], value.shape[3])
 
 
 def _attend_many_rows(

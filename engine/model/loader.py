@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from engine.errors import ModelLoadError, ModelNotSupportedError
+from engine.errors import ModelLoadError, ModelNotSupportedError, OutOfMemoryError
 from engine.kv_cache.storage import LayerKVSpec
 from engine.model.attention import (
     PAGED_ATTENTION,
@@ -85,11 +86,12 @@ def load_model(
     Raises:
         ModelLoadError: the checkpoint cannot be found or read.
         ModelNotSupportedError: the architecture cannot be served.
+        OutOfMemoryError: the weights do not fit on the device.
     """
     origin = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **origin)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelLoadError(f"{name}: its configuration cannot be loaded: {error}") from error
     _check_config(config, name)
     wanted = _torch_dtype(dtype, device)
@@ -104,8 +106,11 @@ def load_model(
                 model = AutoModelForCausalLM.from_config(
                     config, **options, trust_remote_code=trust_remote_code
                 )
-    except torch.cuda.OutOfMemoryError:
-        raise
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{name}: its weights do not fit on {device}: {error}; "
+            "take a smaller model or a smaller dtype."
+        ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelLoadError(f"{name}: the model cannot be loaded: {error}") from error
     return from_model(model, name=name)
@@ -123,7 +128,7 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
     _check_config(model.config, architecture)
     model.eval().requires_grad_(False)
     text_config = model.config.get_text_config(decoder=True)
-    max_model_len = _max_model_len(model, text_config, architecture)
+    max_model_len = _max_model_len(text_config, architecture)
     calls, vocab_size = _probe(model, architecture)
     _check_layers(calls, text_config, architecture)
     for call in calls:
@@ -160,43 +165,36 @@ def _check_config(config: PreTrainedConfig, name: str) -> None:
         raise ModelNotSupportedError(f"{name} ({config.model_type}) uses cross-attention.")
 
 
-def _max_model_len(model: PreTrainedModel, text_config: Any, name: str) -> int:
+def _max_model_len(text_config: Any, name: str) -> int:
     limit = getattr(text_config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 2:
         raise ModelNotSupportedError(
             f"{name}: its configuration has no max_position_embeddings, so its context is unknown."
         )
-    for module in model.modules():
-        for rope_type, unscaled in _varying_ropes(module):
-            if unscaled < limit:
-                logger.warning(
-                    "max_model_len=%d model=%s reason=%s rotary embedding changes with the longest "
-                    "request of a batch beyond this length; the model's own limit is %d",
-                    unscaled,
-                    name,
-                    rope_type,
-                    limit,
-                )
-                limit = unscaled
-    return limit
+    constant = min((limit, *_constant_rope_lengths(text_config)))
+    if constant < limit:
+        logger.warning(
+            "max_model_len=%d model=%s model_limit=%d reason=longrope changes with the longest "
+            "request of a batch beyond this length",
+            constant,
+            name,
+            limit,
+        )
+    return constant
 
 
-def _varying_ropes(module: torch.nn.Module) -> list[tuple[str, int]]:
-    """Return (rope type, longest length at which it is constant) of a rotary module."""
-    rope_type: Any = getattr(module, "rope_type", None)
-    config: Any = getattr(module, "config", None)
-    if rope_type is None or config is None:
-        return []
-    parameters = getattr(config, "rope_parameters", None) or {}
-    by_layer_type = rope_type if isinstance(rope_type, dict) else {None: rope_type}
-    found = []
-    for layer_type, kind in by_layer_type.items():
-        if kind not in {"dynamic", "longrope"}:
-            continue
-        own = parameters if layer_type is None else parameters.get(layer_type, {})
-        unscaled = own.get("original_max_position_embeddings") if kind == "longrope" else None
-        found.append((kind, int(unscaled or config.max_position_embeddings)))
-    return found
+def _constant_rope_lengths(text_config: Any) -> list[int]:
+    """Return the lengths up to which rotary embeddings do not change with the batch's longest.
+
+    Dynamic NTK scaling changes beyond max_position_embeddings only, which is the limit anyway.
+    """
+    parameters = getattr(text_config, "rope_parameters", None) or {}
+    by_layer_type = [value for value in parameters.values() if isinstance(value, dict)]
+    return [
+        own["original_max_position_embeddings"]
+        for own in (parameters, *by_layer_type)
+        if own.get("rope_type") == "longrope"
+    ]
 
 
 def _probe(model: PreTrainedModel, name: str) -> tuple[list[AttentionCall], int]:
