@@ -12,13 +12,13 @@ from server.served import Served
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_model=None)
 async def list_models(request: Request) -> ModelList:
     """List the served models."""
     return {"object": "list", "data": [_card(served_by(request))]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", response_model=None)
 async def show_model(name: str, request: Request) -> ModelCard:
     """Describe one served model."""
     served = served_by(request)
