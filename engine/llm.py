@@ -215,7 +215,9 @@ class LLM:
             yield self.core.step()
 
     def _take(self, deltas: list[RequestDelta], answers: dict[str, _Answer], run: RunStats) -> None:
-        stopped = [d.request_id for d in deltas if answers[d.request_id].take(d)]
+        # What an earlier run left behind when it was interrupted is not for this one.
+        deltas = [delta for delta in deltas if delta.request_id in answers]
+        stopped = [delta.request_id for delta in deltas if answers[delta.request_id].take(delta)]
         self.core.abort(stopped)
         run.num_output_tokens += sum(len(delta.new_token_ids) for delta in deltas)
         run.num_finished += len(stopped) + sum(d.finish_reason is not None for d in deltas)
