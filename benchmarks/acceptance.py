@@ -20,12 +20,12 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from transformers import AutoModelForCausalLM
 
 from benchmarks.report import write_results
 from benchmarks.workloads import SHARED, chat_prompts, held_out_dialogues
 from engine import LLM, SamplingParams
 from engine.config_files import demo_config
-from engine.model.loader import load_causal_lm
 from engine.sampling.noise import gumbel_noise
 
 
@@ -53,7 +53,10 @@ def _measure(args: argparse.Namespace, temperature: float) -> dict[str, Any]:
     params = SamplingParams(
         temperature=temperature, seed=7, max_tokens=args.max_tokens, ignore_eos=True
     )
-    target, draft = load_causal_lm(args.model), load_causal_lm(args.draft)
+    target, draft = (
+        AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
+        for name in (args.model, args.draft)
+    )
     totals = torch.zeros(4, dtype=torch.float64)
     count = 0
     for output in track(llm.generate(prompts, params), f"T={temperature:g}"):
