@@ -37,14 +37,18 @@ def verify(
         draft_token_ids: `[num_requests, max_draft_tokens]`, int64.
         num_draft_tokens: drafts per request, known on the host.
     """
-    if sampled.device.type == "cpu":
-        drafts = draft_token_ids.tolist()
-        return walk(
-            sampled.tolist(), [drafts[i][:count] for i, count in enumerate(num_draft_tokens)]
-        )
+    if sampled.device.type != "cpu":
+        return verify_on_device(sampled, draft_token_ids, num_draft_tokens)
+    drafts = draft_token_ids.tolist()
+    return walk(sampled.tolist(), [drafts[i][:count] for i, count in enumerate(num_draft_tokens)])
+
+
+def verify_on_device(
+    sampled: torch.Tensor, draft_token_ids: torch.Tensor, num_draft_tokens: Sequence[int]
+) -> Verification:
+    """`verify` that compares on the device and waits for it once; arguments as there."""
     counts = torch.tensor(num_draft_tokens, dtype=torch.int64).to(sampled.device)
     num_accepted = count_accepted(sampled, draft_token_ids, counts)
-    # One transfer, so that the host waits once.
     both = torch.cat([sampled, num_accepted]).tolist()
     samples, accepted = both[: len(sampled)], both[len(sampled) :]
     starts = [0, *accumulate(count + 1 for count in num_draft_tokens)]

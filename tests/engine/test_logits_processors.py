@@ -198,6 +198,26 @@ def test_rows_with_nothing_to_choose_are_reported(row: list[float]) -> None:
     assert is_invalid.tolist() == [False, True]
 
 
+def test_choose_equals_its_reference() -> None:
+    logits = random_logits(12).round()
+    logits[3, 9] = math.nan
+    logits[4] = NEVER
+    logits[5, 0] = math.inf
+    for mine, expected in zip(
+        processors.choose(logits), processors.choose_reference(logits), strict=True
+    ):
+        assert torch.equal(mine, expected)
+
+
+@pytest.mark.parametrize("count", [1, 5, VOCAB])
+def test_largest_equals_its_reference(count: int) -> None:
+    logits = random_logits(5).round()
+    logits[2, 3:] = NEVER
+    assert torch.equal(
+        processors.largest(logits, count), processors.largest_reference(logits, count)
+    )
+
+
 def test_no_rows_choose_nothing() -> None:
     token_ids, is_invalid = processors.choose(torch.zeros(0, 5))
     assert token_ids.shape == is_invalid.shape == (0,)
