@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from engine.config import SchedulerConfig
 from engine.errors import InvalidRequestError
@@ -190,7 +191,8 @@ class Scheduler:
                 self._prefill(request, step)
 
     def _admit_waiting(self, step: _Step) -> None:
-        for request in self._waiting:
+        # Those who wait for a prefix may be many; looking past two batches of them buys nothing.
+        for request in islice(self._waiting, 2 * self.config.max_num_seqs):
             # Blocks that somebody lost in this step are not for newcomers.
             if step.budget == 0 or step.preempted or self.num_running >= self.config.max_num_seqs:
                 break

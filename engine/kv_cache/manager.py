@@ -123,7 +123,7 @@ class KVCacheManager:
         num_found = len(self._find(request, holding))
         if num_found >= self._num_sharable_blocks(request):
             return False
-        missed = holding.chain.upto(request.token_ids, num_found + 1)[num_found]
+        missed = holding.chain.at(num_found, request.token_ids)
         holding.awaited = missed if self._prefixes.is_expected(missed) else None
         return holding.awaited is not None
 
@@ -143,9 +143,9 @@ class KVCacheManager:
         assert num_tokens <= request.num_tokens, "only accepted tokens are published"
         holding = self._holding(request)
         num_full = num_tokens // self.block_size
-        hashes = holding.chain.upto(request.token_ids, num_full)
         for index in range(holding.num_published, num_full):
-            self._prefixes.publish(hashes[index], holding.block_ids[index])
+            hash_ = holding.chain.at(index, request.token_ids)
+            self._prefixes.publish(hash_, holding.block_ids[index])
         holding.num_published = max(holding.num_published, num_full)
         self._unexpect(request, holding, request.num_computed_tokens // self.block_size)
 
@@ -169,9 +169,9 @@ class KVCacheManager:
         holdings = self._holdings.values()
         self._pool.check_invariants(b for holding in holdings for b in holding.block_ids)
         self._prefixes.check_invariants(
-            hash_
+            holding.chain.at(index, [])
             for holding in holdings
-            for hash_ in holding.chain.upto([], 0)[holding.expected_from : holding.expected_until]
+            for index in range(holding.expected_from, holding.expected_until)
         )
         for holding in holdings:
             assert len(set(holding.block_ids)) == len(holding.block_ids), "a block appears twice"
@@ -193,9 +193,10 @@ class KVCacheManager:
     def _find(self, request: Request, holding: _Holding) -> list[int]:
         if not self.prefix_caching:
             return []
-        num_blocks = self._num_sharable_blocks(request)
-        hashes = holding.chain.upto(request.token_ids, num_blocks)
-        return self._prefixes.find(hashes[:num_blocks])
+        return self._prefixes.find(
+            holding.chain.at(index, request.token_ids)
+            for index in range(self._num_sharable_blocks(request))
+        )
 
     def _grow(self, holding: _Holding, num_blocks: int) -> bool:
         block_ids = self._pool.allocate(num_blocks)
@@ -216,11 +217,10 @@ class KVCacheManager:
             return
         holding.expected_from = holding.num_published
         holding.expected_until = request.num_tokens // self.block_size
-        hashes = holding.chain.upto(request.token_ids, holding.expected_until)
-        self._prefixes.expect(hashes[holding.expected_from : holding.expected_until])
+        for index in range(holding.expected_from, holding.expected_until):
+            self._prefixes.expect(holding.chain.at(index, request.token_ids))
 
     def _unexpect(self, request: Request, holding: _Holding, until: int) -> None:
-        until = min(until, holding.expected_until)
-        hashes = holding.chain.upto(request.token_ids, until)
-        self._prefixes.unexpect(hashes[holding.expected_from : until])
-        holding.expected_from = max(holding.expected_from, until)
+        for index in range(holding.expected_from, min(until, holding.expected_until)):
+            self._prefixes.unexpect(holding.chain.at(index, request.token_ids))
+            holding.expected_from = index + 1

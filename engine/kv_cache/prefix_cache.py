@@ -34,13 +34,14 @@ class HashChain:
         self._root = root_hash(cache_salt)
         self._hashes: list[bytes] = []
 
-    def upto(self, token_ids: list[int], num_blocks: int) -> list[bytes]:
-        """Return at least the first `num_blocks` hashes of `token_ids`, which may only grow."""
+    def at(self, index: int, token_ids: list[int]) -> bytes:
+        """Return the hash of block `index` of `token_ids`, which may only have grown."""
         hashes, size = self._hashes, self._block_size
-        for index in range(len(hashes), num_blocks):
+        while len(hashes) <= index:
+            start = len(hashes) * size
             parent = hashes[-1] if hashes else self._root
-            hashes.append(block_hash(parent, token_ids[index * size : (index + 1) * size]))
-        return hashes
+            hashes.append(block_hash(parent, token_ids[start : start + size]))
+        return hashes[index]
 
 
 class PrefixCache:
@@ -55,7 +56,7 @@ class PrefixCache:
         return len(self._block_by_hash)
 
     def find(self, hashes: Iterable[bytes]) -> list[int]:
-        """Return the blocks of the longest published prefix of `hashes`."""
+        """Return the blocks of the longest published prefix of `hashes`, reading no further."""
         block_ids: list[int] = []
         for block in map(self._block_by_hash.get, hashes):
             if block is None:
@@ -79,16 +80,15 @@ class PrefixCache:
         if hash_ is not None:
             del self._block_by_hash[hash_]
 
-    def expect(self, hashes: Iterable[bytes]) -> None:
-        """Note that somebody began to compute these blocks."""
-        self._num_expecting.update(hashes)
+    def expect(self, hash_: bytes) -> None:
+        """Note that somebody began to compute this block."""
+        self._num_expecting[hash_] += 1
 
-    def unexpect(self, hashes: Iterable[bytes]) -> None:
-        """Take one `expect` back, because they are computed or never will be."""
-        for hash_ in hashes:
-            self._num_expecting[hash_] -= 1
-            if self._num_expecting[hash_] == 0:
-                del self._num_expecting[hash_]
+    def unexpect(self, hash_: bytes) -> None:
+        """Take one `expect` back, because the block is computed or never will be."""
+        self._num_expecting[hash_] -= 1
+        if self._num_expecting[hash_] == 0:
+            del self._num_expecting[hash_]
 
     def is_expected(self, hash_: bytes) -> bool:
         """Whether somebody is computing the block of this hash now."""
