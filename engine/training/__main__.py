@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from engine.training.budget import CPU_MINUTES, cpu_budget, gpu_budget
-from engine.training.stages import STAGES, Pipeline
+from engine.training.stages import STAGES, Pipeline, run_stages
+from engine.training.workers import Workers, join_workers
 
 LOG_FORMAT = "%(asctime)s %(name)s %(message)s"
 
@@ -49,6 +50,8 @@ def build_pipeline(parsed: argparse.Namespace, console: Console) -> Pipeline:
     device = torch.device(parsed.device) if parsed.device != "auto" else found
     device = device or torch.device("cpu")
     on_cpu = device.type == "cpu"
+    if not on_cpu and device.index is None:
+        device = torch.device(device.type, Workers().local_rank)
     return Pipeline(
         data_dir=parsed.data_dir,
         work_dir=parsed.work_dir,
@@ -65,19 +68,19 @@ def build_pipeline(parsed: argparse.Namespace, console: Console) -> Pipeline:
 def main() -> None:
     """Run the chosen stages, or all of them, in order."""
     parsed = parse_arguments()
-    console = Console()
+    join_workers()
+    console = Console(quiet=not Workers().is_first)
     handler: logging.Handler = (
         RichHandler(console=console, show_path=False)
         if console.is_terminal
         else logging.StreamHandler()
     )
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=[handler])
+    level = logging.INFO if Workers().is_first else logging.WARNING
+    logging.basicConfig(level=level, format=LOG_FORMAT, handlers=[handler])
     if parsed.threads:
         torch.set_num_threads(parsed.threads)
     pipeline = build_pipeline(parsed, console)
-    for name, stage in STAGES.items():
-        if not parsed.stages or name in parsed.stages:
-            stage(pipeline)
+    run_stages(pipeline, parsed.stages)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from engine.training.pretrain import epoch_encoder, pretrain
 from engine.training.progress import StageProgress
 from engine.training.rollouts import assistant_prompt, collect_rollouts, draw_prompts
 from engine.training.tokenizer import encode_documents, load_tokenizer, render, train_tokenizer
+from engine.training.workers import Workers
 
 NUM_EVALUATION_PROMPTS = 48
 MAX_EVALUATION_PROMPT_TOKENS = 512
@@ -107,7 +108,7 @@ class Pipeline:
         with StageProgress("distil", self.console) as progress:
             plan = self.budget.distill
             distill(draft, target, documents, plan, folder, self.seed, progress.trainer)
-        draft.save_pretrained(folder)
+        _save(draft, folder)
 
     def evaluate(self) -> None:
         """Measure the pair on held-out dialogues; the result is `evaluation.json`."""
@@ -155,7 +156,7 @@ class Pipeline:
         initialise(model)
         with StageProgress(name, self.console) as progress:
             pretrain(model, encode, plan, folder, self.seed, progress.trainer)
-        model.save_pretrained(folder)
+        _save(model, folder)
 
     def _training_records(self) -> list[Record]:
         return split(read_corpus(self.data_dir))[0]
@@ -192,6 +193,11 @@ class Pipeline:
         return int(state["num_tokens"])
 
 
+def _save(model: LlamaForCausalLM, folder: Path) -> None:
+    if Workers().is_first:
+        model.save_pretrained(folder)
+
+
 def _is_finished(folder: Path) -> bool:
     return (folder / "config.json").exists()
 
@@ -205,3 +211,14 @@ STAGES: dict[str, Callable[[Pipeline], None]] = {
     "evaluate": Pipeline.evaluate,
     "export": Pipeline.export,
 }
+SHARED_STAGES = frozenset({"target", "draft", "distil"})
+
+
+def run_stages(pipeline: Pipeline, chosen: list[str]) -> None:
+    """Run the chosen stages in order (all, if none is named); workers share the training."""
+    workers = Workers()
+    for name, stage in STAGES.items():
+        is_mine = workers.is_first or name in SHARED_STAGES
+        if is_mine and (not chosen or name in chosen):
+            stage(pipeline)
+        workers.wait()

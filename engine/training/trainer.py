@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from engine.training.optimizer import MuonWithAdamW, Rates
 from engine.training.packing import RowStream, StreamState
+from engine.training.workers import Workers
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Trainer:
         self._elapsed_s = 0.0
         self._model, self._stream, self._loss, self._plan = model, stream, loss, plan
         self._report = report
+        self._workers = Workers()
         self._device = next(model.parameters()).device
         self._optimizer = MuonWithAdamW(model, plan.rates)
         self._path = folder / "checkpoint.pt"
@@ -112,27 +114,33 @@ class Trainer:
         started, saved = time.monotonic() - self._elapsed_s, time.monotonic()
         steps = 0
         while self.progress < 1.0 and (stop_after is None or steps < stop_after):
-            self._train_step(loss)
+            self._train_step(loss, started)
             steps += 1
-            self._elapsed_s = time.monotonic() - started
+            if not self._workers.is_first:
+                continue
             self._report(self)
             if time.monotonic() - saved > 60 * self._plan.checkpoint_minutes:
                 self.save()
                 saved = time.monotonic()
-        self.save()
+        if self._workers.is_first:
+            self.save()
 
-    def _train_step(self, loss_function: LossFunction) -> None:
+    def _train_step(self, loss_function: LossFunction, started: float) -> None:
         plan = self._plan
         length = plan.long_length if self.progress >= plan.long_from else plan.length
         inputs, labels = self._stream.next_batch(max(1, plan.batch_tokens // length), length)
+        inputs, labels = self._workers.share(inputs), self._workers.share(labels)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=plan.autocast):
             loss = loss_function(self._model, inputs.to(self._device), labels.to(self._device))
         loss.backward()
+        value, self._elapsed_s = self._workers.average(
+            self._model.parameters(), loss.item(), time.monotonic() - started
+        )
         nn.utils.clip_grad_norm_(self._model.parameters(), plan.clip)
         self._optimizer.step(self.step, self.progress)
-        self.losses.append(loss.item())
+        self.losses.append(value)
         self.step += 1
-        self.num_tokens += int((labels >= 0).sum())
+        self.num_tokens += int((labels >= 0).sum()) * self._workers.size
 
     def save(self) -> None:
         """Write the checkpoint; a crash in the middle leaves the old one whole."""

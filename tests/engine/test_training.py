@@ -1,15 +1,23 @@
 """The training room: data rules, packing, resuming, distilling and measuring, on tiny models."""
 
+import json
+import lzma
 import random
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 
 from engine.training import data
 from engine.training.__main__ import build_pipeline, parse_arguments
+from engine.training.budget import Budget
 from engine.training.data import Document, Record
 from engine.training.distill import adopt_embeddings, distill, distillation_loss, mixed_documents
 from engine.training.evaluate import measure_agreement, output_lengths, text_loss, tokens_per_pass
@@ -19,6 +27,7 @@ from engine.training.packing import IGNORE_LABEL, RowStream, pack, to_batch
 from engine.training.pretrain import next_token_loss, pretrain
 from engine.training.rollouts import RolloutPlan, assistant_prompt, collect_rollouts, draw_prompts
 from engine.training.sampling import choose, continuation_logits, gumbel, sample
+from engine.training.stages import Pipeline, run_stages
 from engine.training.tokenizer import (
     CHAT_TEMPLATE,
     END_OF_TEXT_ID,
@@ -30,6 +39,7 @@ from engine.training.tokenizer import (
     train_tokenizer,
 )
 from engine.training.trainer import Plan, Trainer
+from engine.training.workers import Workers
 
 VOCAB = 300
 TINY_TARGET = Shape(2, 32, 2, 1, 48, vocab=VOCAB, head_dim=16)
@@ -315,3 +325,58 @@ def test_command_line_shares_the_minutes_among_the_stages() -> None:
     parts = [plan.max_minutes for plan in (budget.target, budget.draft, budget.rollouts)]
     assert parts == pytest.approx([65.0, 5.0, 12.0])
     assert sum(p for p in parts if p) + (budget.distill.max_minutes or 0) < 100
+
+
+def write_corpus(folder: Path) -> None:
+    chats = [{"id": f"c{i}", "services": [], "messages": list(CHAT)} for i in range(150)]
+    tiny = [{"text": text} for text in TEXTS]
+    african = [{"id": "a1", "title": "Rain", "author": "Ann, Bo", "text": "Rain fell."}]
+    talk = [{"topic": "films", "turns": ["hi", "hello", "nice film", "yes", "bye"]}]
+    rows = {
+        "sgd_dialogues/dialogues": chats,
+        "tinystories_sample/stories": tiny,
+        "african_storybook/stories": african,
+        "self_dialogue/dialogues": talk,
+    }
+    for name, entries in rows.items():
+        path = folder / f"{name}.jsonl.xz"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(lzma.compress("\n".join(map(json.dumps, entries)).encode()))
+
+
+def test_pipeline_leaves_two_complete_model_folders_and_a_card(tmp_path: Path) -> None:
+    write_corpus(tmp_path / "corpus")
+    plan = tiny_plan(2)
+    pipeline = Pipeline(
+        data_dir=tmp_path / "corpus",
+        work_dir=tmp_path / "work",
+        output=tmp_path / "pair",
+        budget=Budget(plan, plan, RolloutPlan(max_sequences=2, batch=2, num_tokens=2), plan),
+        device=torch.device("cpu"),
+        console=Console(),
+        target=TINY_TARGET,
+        draft=TINY_DRAFT,
+    )
+    run_stages(pipeline, [])
+    for name in ("target", "draft"):
+        tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pair" / name)
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "pair" / name)
+        assert model.dtype == torch.float16
+        assert model.generation_config.eos_token_id == [IM_END_ID, END_OF_TEXT_ID]
+        assert tokenizer.apply_chat_template(list(CHAT), tokenize=False) == render(Document(CHAT))
+    card = (tmp_path / "pair" / "README.md").read_text(encoding="utf-8")
+    assert "CC-BY-SA-4.0" in card
+    assert "by Ann, Bo." in card
+    assert "{" not in card
+
+
+def test_equal_workers_average_to_what_each_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = Workers()
+    assert workers.is_first
+    workers.size = 2
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.mul_(2))
+    parameter = torch.nn.Parameter(torch.zeros(2, 3))
+    parameter.grad = torch.arange(6.0).view(2, 3)
+    assert workers.average([parameter], 5.0, 7.0) == [5.0, 7.0]
+    assert parameter.grad.flatten().tolist() == [0, 1, 2, 3, 4, 5]
+    assert workers.share(torch.arange(4)).tolist() == [0, 2]
