@@ -20,6 +20,7 @@ from engine.errors import InvalidRequestError
 from engine.outputs import CompletionOutput, RequestOutput
 from engine.request import FinishReason, Request, RequestDelta, SpeculationStats
 from engine.sampling_params import SamplingParams
+from engine.token_bytes import TokenBytes
 from engine.tokenization import IncrementalDetokenizer, Tokenizer, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,7 @@ class LLM:
         self.tokenizer: Tokenizer | None = load_tokenizer(
             settings.model, settings.revision, settings.trust_remote_code
         )
+        self._tokens = None if self.tokenizer is None else TokenBytes(self.tokenizer)
         self.last_run = RunStats()
         self._ids = itertools.count()
 
@@ -178,9 +180,9 @@ class LLM:
         return list(self.tokenizer.encode(text))
 
     def _detokenizer(self, request: Request) -> IncrementalDetokenizer | None:
-        if self.tokenizer is None:
+        if self._tokens is None:
             return None
-        return IncrementalDetokenizer(self.tokenizer, request.params)
+        return IncrementalDetokenizer(self._tokens, request.params, request.prompt_token_ids)
 
     def _run(self, jobs: list[_Job], on_progress: Progress | None) -> list[RequestOutput]:
         answers = {a.request.request_id: a for job in jobs for a in job.answers}
@@ -250,7 +252,11 @@ class _Answer:
         output.error = delta.error
         if self.detokenizer is None:
             return False
-        self.detokenizer.add(delta.new_token_ids, is_last=delta.finish_reason is not None)
+        self.detokenizer.add(
+            delta.new_token_ids,
+            is_last=delta.finish_reason is not None,
+            ends_with_stop_token=delta.finish_reason is FinishReason.STOP,
+        )
         return self._stop_at_text(self.detokenizer)
 
     def _stop_at_text(self, detokenizer: IncrementalDetokenizer) -> bool:
