@@ -180,7 +180,8 @@ class EngineClient:
         """Stop the process, by force if it does not listen, and clean up."""
         if self._process is None:
             return
-        if self._process.returncode is None:
+        # While it loads it hears nothing, so there is no use in asking.
+        if self._process.returncode is None and self._info is not None:
             self._send(StopEngine())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._process.wait(), _STOP_S)

@@ -21,8 +21,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = args.func(args)
     except OutdraftError as error:
+        # Messages of other libraries may have many lines; what failed is told in one.
+        message = " ".join(f"outdraft: {type(error).__name__}: {error}".split())
         Console(stderr=True, soft_wrap=True).print(
-            f"outdraft: {type(error).__name__}: {error}", style="red", markup=False, highlight=False
+            message, style="red", markup=False, highlight=False
         )
         return 1
     except KeyboardInterrupt:

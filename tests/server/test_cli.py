@@ -1,0 +1,138 @@
+"""The command line: flags, one-line failures, and the terminal chat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from engine.errors import ConfigError
+from server.cli.chat import Chat, ChatError
+from server.cli.main import main, make_parser
+from server.config import ServerConfig
+
+
+def test_serve_has_a_flag_for_every_server_setting() -> None:
+    args = make_parser().parse_args(
+        [
+            "serve",
+            "m",
+            "--host",
+            "h",
+            "--port",
+            "1",
+            "--served-model-name",
+            "n",
+            "--max-num-seqs",
+            "2",
+        ]
+    )
+    assert (args.model, args.host, args.port, args.served_model_name) == ("m", "h", 1, "n")
+    assert args.max_num_seqs == 2
+    assert callable(args.func)
+
+
+@pytest.mark.parametrize("command", ["serve", "generate", "chat"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"outdraft {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["serve", "m", "--speculation", "auto"], "'auto' is not available yet"),
+        (["serve", "m", "--port", "70000"], "port: 70000 is outside"),
+        (["serve", "m", "--log-level", "loud"], "log_level: 'loud'"),
+        (["serve", "--config", "no-such"], "no such configuration"),
+        (["chat", "--url", "http://127.0.0.1:1"], "start one with `outdraft serve`"),
+        (["chat", "--model", "m", "--temperature", "3"], "temperature: 3.0 is outside"),
+    ],
+)
+def test_failures_are_one_line_and_a_status(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_an_empty_served_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="served_model_name"):
+        ServerConfig(served_model_name="")
+
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def chat_with(handler: Handler, **options: Any) -> Chat:
+    transport = httpx.MockTransport(handler)
+    http = httpx.Client(transport=transport, base_url="http://server")
+    return Chat(http, "tiny", options, system="be kind")
+
+
+def stream_of(*events: dict[str, Any]) -> httpx.Response:
+    lines = [f"data: {json.dumps(event)}\n\n" for event in events]
+    return httpx.Response(200, text="".join(lines) + "data: [DONE]\n\n")
+
+
+def says(text: str) -> dict[str, Any]:
+    return {"choices": [{"delta": {"content": text}}]}
+
+
+def test_chat_streams_and_remembers_the_conversation() -> None:
+    bodies = []
+
+    def server(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return stream_of(
+            says("he"), says("llo"), {"choices": [], "usage": {"completion_tokens": 2}}
+        )
+
+    chat = chat_with(server, temperature=0.5)
+    assert list(chat.ask("hi")) == ["he", "llo"]
+    assert chat.last["usage"] == {"completion_tokens": 2}
+    assert list(chat.ask("again")) == ["he", "llo"]
+    assert bodies[0]["temperature"] == 0.5
+    assert [message["role"] for message in bodies[1]["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+def test_chat_reset_keeps_only_the_instruction() -> None:
+    chat = chat_with(lambda _: stream_of(says("yes")))
+    list(chat.ask("hi"))
+    chat.reset()
+    assert chat.messages == [{"role": "system", "content": "be kind"}]
+
+
+def test_chat_remembers_an_answer_that_was_cut_short() -> None:
+    chat = chat_with(lambda _: stream_of(says("one"), says("two")))
+    answer = chat.ask("hi")
+    next(answer)
+    answer.close()
+    assert chat.messages[-1] == {"role": "assistant", "content": "one"}
+
+
+def test_chat_forgets_a_question_that_got_no_answer() -> None:
+    error = {"error": {"message": "too long", "type": "", "param": None, "code": None}}
+    chat = chat_with(lambda _: httpx.Response(400, json=error))
+    with pytest.raises(ChatError, match="too long"):
+        list(chat.ask("hi"))
+    assert [message["role"] for message in chat.messages] == ["system"]
+
+
+def test_chat_tells_a_failure_inside_the_stream() -> None:
+    error = {"error": {"message": "the engine is gone"}}
+    chat = chat_with(lambda _: stream_of(says("one"), error))
+    with pytest.raises(ChatError, match="the engine is gone"):
+        list(chat.ask("hi"))
