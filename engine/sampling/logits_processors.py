@@ -14,6 +14,8 @@ import torch
 
 NEVER = float("-inf")
 _TINY = torch.finfo(torch.float32).tiny
+# The nucleus is nearly always inside, and adding up the whole vocabulary costs as much as sorting.
+_NUM_NUCLEUS_CANDIDATES = 512
 
 
 def ban_tokens(logits: torch.Tensor, rows: Sequence[int], token_ids: Sequence[int]) -> None:
@@ -25,7 +27,7 @@ def ban_tokens(logits: torch.Tensor, rows: Sequence[int], token_ids: Sequence[in
 
 def apply_penalties(
     logits: torch.Tensor,
-    is_in_context: torch.Tensor,
+    is_in_prompt: torch.Tensor,
     output_counts: torch.Tensor,
     *,
     repetition: Sequence[float],
@@ -35,22 +37,26 @@ def apply_penalties(
     """Make tokens that were already used less (or more) likely.
 
     The repetition penalty of CTRL (Keskar et al. 2019, 1909.05858, section 4.1) divides positive
-    and multiplies negative logits; the other two are subtracted, as OpenAI defines them.
+    and multiplies negative logits of tokens in prompt or answer; the other two are subtracted, as
+    OpenAI defines them.
 
     Args:
         logits: `[num_rows, vocab]`, float32.
-        is_in_context: `[num_rows, vocab]`, bool: the token is in the prompt or the answer.
-        output_counts: `[num_rows, vocab]`, int32: how often the token is in the answer.
+        is_in_prompt: `[num_rows, vocab]`, float32, 1 where the prompt has the token, else 0.
+        output_counts: `[num_rows, vocab]`, float32: how often the answer has the token.
         repetition: per row.
         presence: per row.
         frequency: per row.
     """
+    # Arithmetic instead of selection by mask: it is vectorised, and several times faster on CPU.
+    is_in_output = output_counts.clamp(max=1.0)
     if any(factor != 1.0 for factor in repetition):
-        factors = _column(repetition, logits)
-        repeated = torch.where(logits > 0, logits / factors, logits * factors)
-        logits.copy_(torch.where(is_in_context, repeated, logits))
+        excess = _column([factor - 1.0 for factor in repetition], logits)
+        factors = torch.maximum(is_in_prompt, is_in_output).mul_(excess).add_(1.0)
+        negative = logits.clamp(max=0.0).mul_(factors)
+        logits.clamp_(min=0.0).div_(factors).add_(negative)
     if any(presence):
-        logits.sub_((output_counts > 0) * _column(presence, logits))
+        logits.sub_(is_in_output.mul_(_column(presence, logits)))
     if any(frequency):
         logits.sub_(output_counts * _column(frequency, logits))
 
@@ -81,13 +87,20 @@ def keep_top_k(logits: torch.Tensor, top_ks: Sequence[int]) -> None:
 def keep_top_p(logits: torch.Tensor, top_ps: Sequence[float]) -> None:
     """Keep the fewest most likely tokens that reach `top_p`, and those that tie with the last.
 
-    Holtzman et al. 2019 (1904.09751), section 3.1. Probabilities are added up in float64, so that
-    the set does not depend on how a device adds.
+    Holtzman et al. 2019 (1904.09751), section 3.1. Weights are added up in float64, so that the set
+    does not depend on how a device adds.
     """
-    best = largest(logits, logits.shape[-1])
-    mass = (best.double() - best[:, :1]).exp_().cumsum(dim=-1)  # [num_rows, vocab]
-    is_before = mass < mass[:, -1:] * _column(top_ps, mass)
-    last = is_before.sum(dim=-1, keepdim=True).clamp_(max=logits.shape[-1] - 1)
+    vocab_size = logits.shape[-1]
+    best = largest(logits, vocab_size)
+    peak = best[:, :1]
+    total = (logits - peak).exp_().sum(dim=-1, keepdim=True, dtype=torch.float64)
+    wanted = total.mul_(_column(top_ps, total))
+    # Looking whether a row needs more would make the host wait for any other device.
+    width = min(vocab_size, _NUM_NUCLEUS_CANDIDATES) if logits.device.type == "cpu" else vocab_size
+    mass = (best[:, :width] - peak).exp_().cumsum(dim=-1, dtype=torch.float64)
+    if width < vocab_size and bool((mass[:, -1:] < wanted).any()):
+        mass = (best - peak).exp_().cumsum(dim=-1, dtype=torch.float64)
+    last = (mass < wanted).sum(dim=-1, keepdim=True).clamp_(max=vocab_size - 1)
     logits.masked_fill_(logits < best.gather(-1, last), NEVER)
 
 

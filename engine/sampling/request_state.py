@@ -71,8 +71,8 @@ class TokenCounts:
 
     def __init__(self, vocab_size: int, device: torch.device) -> None:
         self._slots = _Slots()
-        self._is_in_prompt = torch.zeros(0, vocab_size, dtype=torch.bool, device=device)
-        self._output_counts = torch.zeros(0, vocab_size, dtype=torch.int32, device=device)
+        self._is_in_prompt = torch.zeros(0, vocab_size, dtype=torch.float32, device=device)
+        self._output_counts = torch.zeros(0, vocab_size, dtype=torch.float32, device=device)
 
     def rows(
         self, requests: Sequence[Request], num_tokens: Sequence[int], request_index: Sequence[int]
@@ -85,7 +85,8 @@ class TokenCounts:
             request_index: index into both, per row.
 
         Returns:
-            `[num_rows, vocab]` bool, in the prompt; `[num_rows, vocab]` int32, times in the answer.
+            `[num_rows, vocab]` float32, 1 where the prompt has the token, else 0; and of the same
+            shape and type, how often the answer has it.
         """
         used = sorted(set(request_index))
         slots = dict(zip(used, self._count(requests, num_tokens, used), strict=True))
@@ -114,7 +115,7 @@ class TokenCounts:
         if new_tokens:
             places = torch.tensor([new_slots, new_tokens], dtype=torch.int64)
             places = places.to(self._output_counts.device)
-            ones = torch.ones(len(new_tokens), dtype=torch.int32, device=places.device)
+            ones = torch.ones(len(new_tokens), device=places.device)
             self._output_counts.index_put_((places[0], places[1]), ones, accumulate=True)
         return slots
 
@@ -122,10 +123,10 @@ class TokenCounts:
         entry = self._slots.add(request)
         self._is_in_prompt = _grown(self._is_in_prompt, entry.slot + 1)
         self._output_counts = _grown(self._output_counts, entry.slot + 1)
-        self._is_in_prompt[entry.slot] = False
-        self._output_counts[entry.slot] = 0
+        self._is_in_prompt[entry.slot] = 0.0
+        self._output_counts[entry.slot] = 0.0
         prompt = torch.tensor(request.prompt_token_ids, dtype=torch.int64)
-        self._is_in_prompt[entry.slot, prompt.to(self._is_in_prompt.device)] = True
+        self._is_in_prompt[entry.slot, prompt.to(self._is_in_prompt.device)] = 1.0
         entry.num_counted = request.num_prompt_tokens
         return entry
 

@@ -147,7 +147,7 @@ class Sampler:
         def penalize(part: torch.Tensor) -> None:
             processors.apply_penalties(
                 part,
-                in_prompt | (counts > 0),
+                in_prompt,
                 counts,
                 repetition=[p.repetition_penalty for p in params],
                 presence=[p.presence_penalty for p in params],
@@ -242,4 +242,4 @@ def _count_drafts(
     index = torch.tensor([request_index, offsets]).to(counts.device)
     drafts = draft_token_ids[index[0], :width]  # [num_rows, width]
     is_before = torch.arange(width, device=counts.device) < index[1][:, None]
-    counts.scatter_add_(1, torch.where(is_before, drafts, 0), is_before.int())
+    counts.scatter_add_(1, torch.where(is_before, drafts, 0), is_before.float())

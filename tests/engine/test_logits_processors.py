@@ -59,6 +59,22 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it(top_p: float) -> None:
     assert kept(logits) == expected
 
 
+def test_top_p_keeps_a_nucleus_of_many_tokens() -> None:
+    logits = torch.randn(3, 3000, generator=torch.Generator().manual_seed(2)) * 0.3
+    expected = [slow_top_p(row, 0.9) for row in logits]
+    processors.keep_top_p(logits, [0.9] * 3)
+    assert kept(logits) == expected
+    assert min(len(nucleus) for nucleus in expected) > 2000
+
+
+def test_a_small_nucleus_beside_a_large_one_stays_small() -> None:
+    flat, peaked = torch.zeros(1, 3000), torch.zeros(1, 3000)
+    peaked[0, 7] = 20.0
+    logits = torch.cat([flat, peaked])
+    processors.keep_top_p(logits, [0.9, 0.9])
+    assert kept(logits) == [set(range(3000)), {7}]
+
+
 def test_top_p_of_a_flat_row_keeps_every_tie() -> None:
     logits = torch.zeros(1, VOCAB)
     processors.keep_top_p(logits, [0.3])
@@ -120,11 +136,11 @@ def slow_penalties(row: list[float], prompt: list[int], answer: list[int]) -> li
 def test_penalties_follow_their_definition() -> None:
     prompt, answer = [0, 1, 2, 5], [2, 3, 3, 3, 7]
     logits = random_logits(1)
-    counts = torch.tensor([[answer.count(v) for v in range(VOCAB)]], dtype=torch.int32)
-    in_context = torch.tensor([[v in prompt + answer for v in range(VOCAB)]])
+    counts = torch.tensor([[float(answer.count(v)) for v in range(VOCAB)]])
+    in_prompt = torch.tensor([[float(v in prompt) for v in range(VOCAB)]])
     expected = torch.tensor([slow_penalties(logits[0].tolist(), prompt, answer)])
     processors.apply_penalties(
-        logits, in_context, counts, repetition=[1.5], presence=[0.3], frequency=[0.2]
+        logits, in_prompt, counts, repetition=[1.5], presence=[0.3], frequency=[0.2]
     )
     torch.testing.assert_close(logits, expected)
 
@@ -132,9 +148,9 @@ def test_penalties_follow_their_definition() -> None:
 def test_neutral_penalties_change_no_bit() -> None:
     logits = random_logits(2)
     before = logits.clone()
-    used = torch.ones(2, VOCAB, dtype=torch.bool)
+    used = torch.ones(2, VOCAB)
     processors.apply_penalties(
-        logits, used, used.int(), repetition=[1.0, 1.5], presence=[0.0, 1.0], frequency=[0.0, 1.0]
+        logits, used, used, repetition=[1.0, 1.5], presence=[0.0, 1.0], frequency=[0.0, 1.0]
     )
     assert torch.equal(logits[0], before[0])
     assert not torch.equal(logits[1], before[1])
