@@ -11,6 +11,7 @@ from engine.training.trainer import Plan
 
 CPU_MINUTES = 120.0
 TARGET_SHARE, DRAFT_SHARE, ROLLOUT_SHARE, DISTILL_SHARE = 0.65, 0.05, 0.12, 0.15
+LONG_ROW = 1024
 DRAFT_RATES = Rates(matrix=0.02, other=3e-3, warmup_steps=20)
 DISTILL_RATES = Rates(matrix=0.01, other=2e-3, warmup_steps=20, decay_from=0.3)
 
@@ -29,9 +30,19 @@ def cpu_budget(max_minutes: float) -> Budget:
     """Share `max_minutes` of wall clock among the stages; a rest is left for evaluation."""
     return Budget(
         target=Plan(max_minutes=TARGET_SHARE * max_minutes, compile=True),
-        draft=Plan(max_minutes=DRAFT_SHARE * max_minutes, compile=True, rates=DRAFT_RATES),
+        draft=Plan(
+            max_minutes=DRAFT_SHARE * max_minutes,
+            length=LONG_ROW,
+            compile=True,
+            rates=DRAFT_RATES,
+        ),
         rollouts=RolloutPlan(max_minutes=ROLLOUT_SHARE * max_minutes),
-        distill=Plan(max_minutes=DISTILL_SHARE * max_minutes, compile=True, rates=DISTILL_RATES),
+        distill=Plan(
+            max_minutes=DISTILL_SHARE * max_minutes,
+            length=LONG_ROW,
+            compile=True,
+            rates=DISTILL_RATES,
+        ),
     )
 
 
@@ -50,6 +61,7 @@ def gpu_budget(max_minutes: float | None) -> Budget:
         max_minutes=share.draft.max_minutes if share else None,
         max_steps=2000,
         batch_tokens=16_384,
+        length=LONG_ROW,
         rates=DRAFT_RATES,
         autocast=True,
     )
@@ -57,6 +69,7 @@ def gpu_budget(max_minutes: float | None) -> Budget:
         max_minutes=share.distill.max_minutes if share else None,
         max_steps=4000,
         batch_tokens=16_384,
+        length=LONG_ROW,
         rates=DISTILL_RATES,
         autocast=True,
     )

@@ -5,8 +5,6 @@ and real text arrive as one stream. Losses: DistillSpec (Zhou et al. 2310.08461)
 KL on the target's own outputs; the accepted mass, 1 - TV, is what verification rewards.
 """
 
-import math
-import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,12 +27,13 @@ def distillation_loss(student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor
         teacher: Logits of the target, [..., vocab].
         valid: Which rows count, bool [...].
     """
-    log_q = functional.log_softmax(student[valid].float(), dim=-1)
-    log_p = functional.log_softmax(teacher[valid].float(), dim=-1)
+    log_q = functional.log_softmax(student.float(), dim=-1)
+    log_p = functional.log_softmax(teacher.float(), dim=-1)
     p = log_p.exp()
     divergence = (p * (log_p - log_q)).sum(-1)
     accepted = torch.minimum(p, log_q.exp()).sum(-1)
-    return (KL_WEIGHT * divergence - accepted.clamp_min(1e-6).log()).mean()
+    losses = KL_WEIGHT * divergence - accepted.clamp_min(1e-6).log()
+    return (losses * valid).sum() / valid.sum()
 
 
 def teacher_loss(teacher: nn.Module) -> Callable[[nn.Module, Tensor, Tensor], Tensor]:
@@ -58,24 +57,19 @@ def adopt_embeddings(draft: LlamaForCausalLM, target: LlamaForCausalLM) -> None:
 
 
 def mixed_documents(
-    rollouts: list[list[int]],
-    real_documents: Callable[[int], list[list[int]]],
-    seed: int,
-    real_share: float = 0.4,
+    rollouts: list[list[int]], real: list[list[int]], real_share: float = 0.5
 ) -> Callable[[int], list[list[int]]]:
-    """Give the epochs of distillation: every rollout, and real text as `real_share` of tokens."""
+    """Give the epochs of distillation: every rollout, and about `real_share` of real tokens.
+
+    Each epoch takes the next real documents, in turn.
+    """
+    mean_length = sum(map(len, real)) / len(real)
+    wanted_tokens = sum(map(len, rollouts)) * real_share / (1 - real_share)
+    count = round(wanted_tokens / mean_length)
 
     def epoch_documents(epoch: int) -> list[list[int]]:
-        num_wanted = math.ceil(sum(map(len, rollouts)) * real_share / (1 - real_share))
-        real = real_documents(epoch)
-        random.Random(seed + epoch).shuffle(real)
-        chosen: list[list[int]] = []
-        for document in real:
-            if num_wanted <= 0:
-                break
-            chosen.append(document)
-            num_wanted -= len(document)
-        return [*rollouts, *chosen]
+        turn = range(epoch * count, (epoch + 1) * count)
+        return [*rollouts, *(real[i % len(real)] for i in turn)]
 
     return epoch_documents
 
@@ -91,7 +85,5 @@ def distill(
 ) -> None:
     """Train `draft` in place on the target's distributions over the documents' tokens."""
     target.eval().requires_grad_(False)
-    teacher = torch.compile(target) if plan.compile else target
     stream = RowStream(epoch_documents, seed)
-    loss = teacher_loss(teacher)  # type: ignore[arg-type]
-    Trainer(draft, stream, loss, plan, folder, report).run()
+    Trainer(draft, stream, teacher_loss(target), plan, folder, report).run()

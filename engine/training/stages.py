@@ -34,7 +34,7 @@ from engine.training.rollouts import assistant_prompt, collect_rollouts, draw_pr
 from engine.training.tokenizer import encode_documents, load_tokenizer, render, train_tokenizer
 from engine.training.workers import Workers
 
-NUM_EVALUATION_PROMPTS = 48
+NUM_EVALUATION_PROMPTS = 96
 MAX_EVALUATION_PROMPT_TOKENS = 512
 TEMPERATURES = (0.0, 0.7, 1.0)
 
@@ -104,7 +104,7 @@ class Pipeline:
         draft, target = self._model("draft").train(), self._model("target")
         encode = epoch_encoder(self._training_records(), self._tokenizer(), self.seed)
         rollouts: list[list[int]] = torch.load(self.work_dir / "rollouts.pt")
-        documents = mixed_documents(rollouts, encode, self.seed)
+        documents = mixed_documents(rollouts, encode(0))
         with StageProgress("distil", self.console) as progress:
             plan = self.budget.distill
             distill(draft, target, documents, plan, folder, self.seed, progress.trainer)

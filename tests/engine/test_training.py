@@ -253,9 +253,11 @@ def test_distillation_lowers_the_divergence(tmp_path: Path) -> None:
 
 
 def test_distillation_mixes_rollouts_with_the_asked_share_of_real_text() -> None:
-    epochs = mixed_documents([[1] * 60], lambda epoch: [[2] * 10 for _ in range(50)], 0, 0.4)
-    tokens = [token for document in epochs(0) for token in document]
-    assert (tokens.count(1), tokens.count(2)) == (60, 40)
+    epochs = mixed_documents([[1] * 60], [[n] * 10 for n in range(2, 8)], real_share=0.4)
+    first, second = ([t for d in epochs(epoch) for t in d] for epoch in (0, 1))
+    assert (first.count(1), len(first)) == (60, 100)
+    assert sorted(set(first)) == [1, 2, 3, 4, 5]
+    assert sorted(set(second)) == [1, 2, 3, 6, 7]
 
 
 def test_sampling_ignores_padding_and_repeats_for_a_seed() -> None:
