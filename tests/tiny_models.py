@@ -21,7 +21,9 @@ from engine.sampling_params import SamplingParams
 VOCAB = 128
 
 
-def tiny_llama(seed: int = 0, *, layers: int = 2, vocab: int = VOCAB) -> PreTrainedModel:
+def tiny_llama(
+    seed: int = 0, *, layers: int = 2, vocab: int = VOCAB, positions: int = 512
+) -> PreTrainedModel:
     """Make a random Llama whose greedy text is not degenerate."""
     torch.manual_seed(seed)
     config = LlamaConfig(
@@ -32,7 +34,7 @@ def tiny_llama(seed: int = 0, *, layers: int = 2, vocab: int = VOCAB) -> PreTrai
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=8,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         initializer_range=0.4,
         bos_token_id=1,
         eos_token_id=2,

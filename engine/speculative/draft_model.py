@@ -59,7 +59,9 @@ class DraftModelProposer:
         request = share.request
         start = request.num_draft_computed_tokens
         end = start + share.num_catch_up_tokens
-        if share.is_draft_current:
+        # A lone token that nothing is drafted from can wait: it is caught up when it is needed.
+        is_idle = share.num_tokens == 1 and share.num_draft_tokens == 0
+        if share.is_draft_current and not is_idle:
             end += share.num_tokens
         end = max(start, min(end, self._max_len))
         num_logits = 1 if share.num_draft_tokens else 0

@@ -129,6 +129,19 @@ def test_choices_differ_and_share_the_prompt() -> None:
     assert [deltas[f"a-{index}"][-1].num_cached_tokens for index in range(4)] == [0, 36, 36, 36]
 
 
+def test_64_requests_share_a_prefix_of_1000_tokens_with_a_draft_as_without() -> None:
+    shared = random_prompts(1, low=1000, high=1001)[0]
+    tails = random_prompts(64, low=4, high=9, seed=1)
+    prompts = [shared + tail for tail in tails]
+    hits = []
+    for draft in (None, tiny_llama(1, positions=1200)):
+        core = make_core(tiny_llama(positions=1200), draft, kv_cache_memory="256MiB")
+        generate(core, prompts, greedy(2))
+        hits.append(core.stats().num_prefix_hit_tokens)
+    assert hits[0] == hits[1]
+    assert hits[0] >= 0.95 * 64 * 1000
+
+
 def test_words_do_not_depend_on_the_batch(plain_seeded: list[list[int]]) -> None:
     core = make_core(tiny_llama(), tiny_llama(1))
     assert generate(core, PROMPTS[::-1], seeded(NUM_TOKENS)) == plain_seeded[::-1]
