@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -22,6 +23,7 @@ import pytest
 
 from engine.config_files import config_options
 from engine.sampling_params import SamplingParams
+from server.cli.main import make_parser
 from server.config import ServerConfig
 from server.protocol.chat import ChatCompletionRequest
 from server.protocol.completions import CompletionRequest
@@ -77,7 +79,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **os.environ,
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "OMP_NUM_THREADS": "2",
+        "OMP_WAIT_POLICY": "PASSIVE",
     }
 
 
@@ -181,16 +183,12 @@ def test_make_words_of_the_readme_are_in_the_makefile() -> None:
     assert {"serve", "test"} <= named <= targets
 
 
-def test_flags_of_the_readme_exist(commands: dict[str, str], tmp_path: Path) -> None:
-    used: dict[str, set[str]] = {}
-    for block in SHELL:
-        for line in block.code.replace("\\\n", " ").splitlines():
-            if match := re.match(r"outdraft (\w+)", line):
-                used.setdefault(match[1], set()).update(re.findall(r"--[a-z][\w-]*", line))
-    assert used
-    for command, flags in used.items():
-        known = run(["outdraft", command, "--help"], tmp_path, {**commands, "COLUMNS": "200"})
-        assert flags <= set(re.findall(r"--[a-z][\w-]*", known)), command
+def test_commands_of_the_readme_are_understood() -> None:
+    lines = [line for block in SHELL for line in block.code.replace("\\\n", " ").splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("outdraft ")]
+    assert {words[1] for words in commands} >= {"serve", "generate"}
+    for words in commands:
+        assert callable(make_parser().parse_args(words[1:]).func)
 
 
 def section(name: str) -> str:
