@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import write_results
-from benchmarks.workloads import SHARED, chat_prompts, held_out_dialogues
+from benchmarks.workloads import SHARED, chat_prompts, chat_openings
 from engine import LLM, SamplingParams
 from engine.llm import RunStats
 
@@ -26,7 +26,7 @@ def main() -> None:
     """Run the benchmark, print a table and write `speculation.json`."""
     args = _parse()
     console = Console()
-    dialogues = held_out_dialogues(Path(args.data_dir), args.prompts)
+    dialogues = chat_openings(Path(args.data_dir), args.prompts)
     engines = {k: _engine(args, k) for k in args.draft_tokens}
     prompts = chat_prompts(next(iter(engines.values())).tokenizer, dialogues)
     runs: dict[tuple[float, int], list[RunStats]] = {}

@@ -7,7 +7,32 @@ from typing import Any
 
 from engine.training.data import is_held_out, read_jsonl
 
+_DIALOGUES = Path("corpus/sgd_dialogues/dialogues.jsonl.xz")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+BUILT_IN = (
+    "I am looking for a restaurant in San Jose.",
+    "Can you find me a movie to watch tonight?",
+    "I need a train to Sacramento on Friday morning.",
+    "Tell me a story about a dog and a little girl.",
+    "Please book a hotel room for two people in Seattle.",
+    "What will the weather be like in Oakland tomorrow?",
+    "I want to rent a car next Monday at noon.",
+    "Tell me a short story about a brave bird.",
+    "Play some rock music for me, please.",
+    "I would like a haircut somewhere in Berkeley.",
+    "Are there any concerts in New York this weekend?",
+    "I need to send 200 dollars to my sister.",
+)
+
+
+def chat_openings(data_dir: Path, count: int) -> list[list[dict[str, str]]]:
+    """Give held-out dialogues where the corpus is there, else the built-in openings in turn."""
+    if (data_dir / _DIALOGUES).is_file():
+        return held_out_dialogues(data_dir, count)
+    texts = [BUILT_IN[index % len(BUILT_IN)] for index in range(count)]
+    return [[{"role": "user", "content": text}] for text in texts]
 
 
 def held_out_dialogues(data_dir: Path, count: int) -> list[list[dict[str, str]]]:
@@ -21,8 +46,7 @@ def held_out_dialogues(data_dir: Path, count: int) -> list[list[dict[str, str]]]
     Raises:
         FileNotFoundError: the corpus is not there.
     """
-    path = data_dir / "corpus" / "sgd_dialogues" / "dialogues.jsonl.xz"
-    rows = (row for row in read_jsonl(path) if is_held_out(row["id"]))
+    rows = (row for row in read_jsonl(data_dir / _DIALOGUES) if is_held_out(row["id"]))
     openings: list[list[dict[str, str]]] = []
     for row in rows:
         if len(openings) == count:
