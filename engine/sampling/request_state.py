@@ -30,7 +30,6 @@ class _Slots:
 
     entries: dict[str, _Entry] = field(default_factory=dict)
     free: list[int] = field(default_factory=list)
-    capacity: int = 0
 
     def find(self, request: Request) -> _Entry | None:
         entry = self.entries.get(request.request_id)

@@ -207,10 +207,10 @@ SCORE_LIMIT = 4.8
 
 
 def draw(
-    num_drafts: int, verify_with: Verify = verify, **params: object
+    num_drafts: int, verify_with: Verify = verify, num_draws: int = NUM_DRAWS, **params: object
 ) -> tuple[list[list[int]], TableModel]:
     target = TableModel.random(5, 11, spread=0.8)
-    requests = [make_request(name=str(s), seed=s, **params) for s in range(NUM_DRAWS)]
+    requests = [make_request(name=str(s), seed=s, **params) for s in range(num_draws)]
     answers = generate(
         requests,
         target,
@@ -270,7 +270,7 @@ def test_chi_square_notices_noise_that_is_used_at_every_position(
     ],
 )
 def test_tokens_without_probability_are_never_drawn(params: dict[str, object]) -> None:
-    answers, target = draw(2, **params)
+    answers, target = draw(2, num_draws=4000, **params)
     law = plain_law(next_law(target, params), 5, NUM_TOKENS)
     impossible = {answer for answer, probability in law.items() if probability == 0.0}
     assert impossible
