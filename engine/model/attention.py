@@ -238,9 +238,11 @@ def mask_function_of(mask: torch.Tensor) -> MaskFunction | None:
     return getattr(mask, "outdraft_mask_function", None)
 
 
-def _probe_mask(*, q_length: int, mask_function: MaskFunction, **_: Any) -> torch.Tensor:
+def _probe_mask(
+    *, q_length: int, mask_function: MaskFunction, device: torch.device | None = None, **_: Any
+) -> torch.Tensor:
     """Make a mask that carries the rule it stands for, so that the rule can be checked."""
-    mask = torch.ones(1, 1, q_length, q_length, dtype=torch.bool)
+    mask = torch.ones(1, 1, q_length, q_length, dtype=torch.bool, device=device)
     mask.outdraft_mask_function = mask_function  # type: ignore[attr-defined]  # read back above
     return mask
 

@@ -13,7 +13,13 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from engine.errors import ModelLoadError, ModelNotSupportedError, OutOfMemoryError
 from engine.kv_cache.storage import LayerKVSpec
@@ -94,6 +100,7 @@ def load_model(
     except (OSError, ValueError, KeyError, StrictDataclassError) as error:
         raise ModelLoadError(f"{name}: its configuration cannot be loaded: {error}") from error
     _check_config(config, name)
+    _check_is_causal_lm(config, name)
     wanted = _torch_dtype(dtype, device)
     options: dict[str, Any] = {"dtype": wanted, "attn_implementation": PAGED_ATTENTION}
     try:
@@ -131,7 +138,8 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
     max_model_len = _max_model_len(text_config, architecture)
     calls, vocab_size = _probe(model, architecture)
     _check_layers(calls, text_config, architecture)
-    for call in calls:
+    distinct = {(id(call.mask), call.sliding_window): call for call in reversed(calls)}
+    for call in distinct.values():
         _check_mask(call, max_model_len, architecture)
     weights = [*model.parameters(), *model.buffers()]
     return LoadedModel(
@@ -163,6 +171,14 @@ def _check_config(config: PreTrainedConfig, name: str) -> None:
         )
     if getattr(config.get_text_config(decoder=True), "add_cross_attention", False):
         raise ModelNotSupportedError(f"{name} ({config.model_type}) uses cross-attention.")
+
+
+def _check_is_causal_lm(config: PreTrainedConfig, name: str) -> None:
+    in_remote_code = "AutoModelForCausalLM" in (getattr(config, "auto_map", None) or {})
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not in_remote_code:
+        raise ModelNotSupportedError(
+            f"{name} ({config.model_type}): transformers has no causal language model of this type."
+        )
 
 
 def _max_model_len(text_config: Any, name: str) -> int:
@@ -247,14 +263,22 @@ def _check_mask(call: AttentionCall, max_model_len: int, name: str) -> None:
     rule = mask_function_of(call.mask)
     if rule is None:
         raise ModelNotSupportedError(f"{name}: layer {call.layer_idx} makes a mask of its own.")
-    zero = torch.zeros((), dtype=torch.int64)
-    keys = torch.arange(max_model_len + 1)
+    device = call.query.device
+    zero = torch.zeros((), dtype=torch.int64, device=device)
+    keys = torch.arange(max_model_len + 1, device=device)
     for position in {0, max_model_len // 2, max_model_len - 2, max_model_len - 1}:
-        row = torch.tensor(position)
+        row = torch.tensor(position, device=device)
         expected = keys <= row
         if call.sliding_window is not None:
             expected &= keys > row - call.sliding_window
-        if not torch.equal(expected, rule(zero, zero, row, keys).expand_as(expected)):
+        try:
+            visible = rule(zero, zero, row, keys).expand_as(expected)
+        except (RuntimeError, IndexError, TypeError) as error:
+            raise ModelNotSupportedError(
+                f"{name}: layer {call.layer_idx} masks by a rule that holds for one prompt only: "
+                f"{error}"
+            ) from error
+        if not torch.equal(expected, visible):
             raise ModelNotSupportedError(
                 f"{name}: layer {call.layer_idx} masks other keys than its attention call says "
                 f"(sliding_window={call.sliding_window}); its kind of mask is not supported."

@@ -17,6 +17,7 @@ from transformers import (
     DeepseekV3Config,
     DiffLlamaConfig,
     DogeConfig,
+    Gemma3Config,
     GPTJConfig,
     Lfm2Config,
     Llama4TextConfig,
@@ -26,6 +27,7 @@ from transformers import (
     PreTrainedConfig,
     Qwen2MoeConfig,
     T5Config,
+    ViTConfig,
 )
 
 from engine.errors import ModelLoadError, ModelNotSupportedError
@@ -37,6 +39,7 @@ from engine.model.attention import (
     use_attention_context,
 )
 from engine.model.loader import from_model, load_model
+from engine.model.self_check import check_model
 from tests.parity.families import FAMILIES, MAX_MODEL_LEN, VOCAB_SIZE, build_family
 
 CPU = torch.device("cpu")
@@ -205,6 +208,22 @@ def test_refuses_encoder_decoders_before_reading_weights(tmp_path: Path) -> None
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(ModelNotSupportedError, match=r"\(t5\) is an encoder-decoder"):
         load_model(str(tmp_path), device=CPU)
+
+
+def test_refuses_types_that_are_no_language_models(tmp_path: Path) -> None:
+    ViTConfig().save_pretrained(tmp_path)
+    with pytest.raises(ModelNotSupportedError, match=r"\(vit\): .* no causal language model"):
+        load_model(str(tmp_path), device=CPU)
+
+
+def test_serves_the_text_of_a_multimodal_checkpoint() -> None:
+    text = {**TINY, "head_dim": 8, "sliding_window": 9}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 60, "boi_token_index": 61, "eoi_token_index": 62}
+    loaded = from_model(build(Gemma3Config(text_config=text, vision_config=vision, **tokens)))
+    assert loaded.sliding_windows == [9, 9]
+    check_model(loaded)
 
 
 def test_serves_chunked_attention_within_one_chunk() -> None:
