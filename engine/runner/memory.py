@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 _CPU_SHARE = 0.25
 # Sampling holds the logits, their processed copy, the noise and a sorted copy, in float32.
 _SAMPLING_COPIES = 4
+# Token counts, prompt marks and biases of a request that asks for them, per entry of the vocabulary.
+_STATE_BYTES = 12
 
 
 def num_kv_cache_blocks(
@@ -85,11 +87,12 @@ def activation_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
     """Measure what the largest step needs beside weights and KV cache, in bytes.
 
     One pass of `max_num_batched_tokens` tokens runs over a throw-away cache; the sampler's
-    copies of the logits are added. Off CUDA, where torch counts no peaks, only those are counted.
+    copies of the logits and its state per request are added. Off CUDA, where torch counts no peaks, only those are counted.
     """
     num_tokens = config.scheduler.max_num_batched_tokens
     rows = config.scheduler.max_num_seqs * (config.speculation.num_draft_tokens + 1)
     sampling = min(rows, num_tokens) * loaded.vocab_size * 4 * _SAMPLING_COPIES
+    sampling += config.scheduler.max_num_seqs * loaded.vocab_size * _STATE_BYTES
     if loaded.device.type != "cuda":
         return sampling
     length = min(num_tokens, loaded.max_model_len)
