@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 _CPU_SHARE = 0.25
 # Sampling holds the logits, their processed copy, the noise and a sorted copy, in float32.
 _SAMPLING_COPIES = 4
-# Token counts, prompt marks and biases of a request that asks for them, per entry of the vocabulary.
+# Token counts, prompt marks and biases of a request, per entry of the vocabulary.
 _STATE_BYTES = 12
 
 
@@ -87,7 +87,8 @@ def activation_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
     """Measure what the largest step needs beside weights and KV cache, in bytes.
 
     One pass of `max_num_batched_tokens` tokens runs over a throw-away cache; the sampler's
-    copies of the logits and its state per request are added. Off CUDA, where torch counts no peaks, only those are counted.
+    copies of the logits and its state per request are added. Off CUDA, where torch counts no
+    peaks, only those are counted.
     """
     num_tokens = config.scheduler.max_num_batched_tokens
     rows = config.scheduler.max_num_seqs * (config.speculation.num_draft_tokens + 1)
