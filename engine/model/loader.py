@@ -139,7 +139,7 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
     calls, vocab_size = _probe(model, architecture)
     _check_layers(calls, text_config, architecture)
     distinct = {(id(call.mask), call.sliding_window): call for call in reversed(calls)}
-    for call in distinct.values():
+    for call in reversed(distinct.values()):
         _check_mask(call, max_model_len, architecture)
     weights = [*model.parameters(), *model.buffers()]
     return LoadedModel(
