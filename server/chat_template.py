@@ -6,7 +6,8 @@ cannot handle, is the caller's to know.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -24,7 +25,7 @@ def render_chat(
     Args:
         tokenizer: with a chat template.
         messages: at least one.
-        options: further variables for the template.
+        options: further variables for the template; not the template itself.
 
     Raises:
         InvalidRequestError: there is no template, or it does not take these messages.
@@ -35,10 +36,11 @@ def render_chat(
             param="messages",
             code="no_chat_template",
         )
+    _check_options(tokenizer, options or {})
     conversation = [_plain(message) for message in messages]
     try:
         text = tokenizer.apply_chat_template(
-            conversation, **{**(options or {}), "add_generation_prompt": True, "tokenize": False}
+            conversation, add_generation_prompt=True, tokenize=False, **(options or {})
         )
     except (jinja2.TemplateError, TypeError, ValueError, KeyError) as error:
         raise InvalidRequestError(
@@ -48,6 +50,18 @@ def render_chat(
         ) from error
     token_ids: list[int] = tokenizer.encode(str(text), add_special_tokens=False)
     return token_ids
+
+
+def _check_options(tokenizer: Tokenizer, options: Mapping[str, Any]) -> None:
+    """Refuse variables that would steer the rendering and not the template."""
+    reserved = inspect.signature(tokenizer.apply_chat_template).parameters
+    for name in options:
+        if name in reserved:
+            raise InvalidRequestError(
+                f"chat_template_kwargs.{name} cannot be set by a request.",
+                param="chat_template_kwargs",
+                code="unsupported_parameter",
+            )
 
 
 def _plain(message: ChatMessage) -> dict[str, str]:

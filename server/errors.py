@@ -111,12 +111,20 @@ def _describe(error: Exception) -> tuple[str, str | None, str | None]:
 
 
 def _describe_validation(errors: Sequence[Any]) -> tuple[str, str | None, str | None]:
-    """Say what the schema found wrong first."""
+    """Say what the schema found wrong with the first field that it did not take."""
     first = errors[0]
-    place = [str(part) for part in first["loc"] if part != "body"]
+    place = _place(first)
     if first["type"] == "json_invalid":
         return f"The body is not JSON: {first['ctx']['error']}.", None, "invalid_json"
     if not place:
         return f"The body is no JSON object: {first['msg']}.", None, "invalid_value"
+    # A field that may be of several types has one complaint for each of them.
+    complaints = dict.fromkeys(e["msg"] for e in errors if _place(e)[:1] == place[:1])
     code = "missing_required_parameter" if first["type"] == "missing" else "invalid_value"
-    return f"{'.'.join(place)}: {first['msg']}.", place[0], code
+    return f"{'.'.join(place)}: {', or: '.join(complaints)}.", place[0], code
+
+
+def _place(error: Any) -> list[str]:
+    """Give the path to a field, without the body and the names of types that were tried."""
+    parts = [str(part) for part in error["loc"] if part != "body"]
+    return [part for part in parts if part not in {"str", "int"} and "[" not in part]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from engine.client.process import EngineClient
-from engine.errors import OutdraftError
 from engine.outputs import speculation_metrics
 from engine.request import FinishReason, Request, RequestDelta, SpeculationStats, TokenLogprobs
 from engine.tokenization import IncrementalDetokenizer, TokenBytes
@@ -169,13 +168,17 @@ class Generation:
             yield shown
 
     def close(self, error: BaseException | None = None) -> None:
-        """Give up what has not ended, and write the call's line in the log."""
+        """Give up what has not ended, and write the call's line in the log.
+
+        Args:
+            error: what ended the call early; None is a client that left.
+        """
         if self._is_closed:
             return
         self._is_closed = True
         self._stream.close()
         seconds = time.monotonic() - self._started
-        outcome = FinishReason.ERROR if isinstance(error, OutdraftError) else FinishReason.ABORT
+        outcome = FinishReason.ERROR if isinstance(error, Exception) else FinishReason.ABORT
         for choice in self._choices.values():
             if choice.finish_reason is None:
                 choice.finish_reason = outcome

@@ -39,6 +39,7 @@ def sampling_params(
     Raises:
         InvalidRequestError: a value outside its limits.
     """
+    _check_stream_options(body)
     given: dict[str, Any] = {name: getattr(body, name) for name in _AS_THEY_ARE}
     stop = [body.stop] if isinstance(body.stop, str) else body.stop
     given |= {
@@ -73,6 +74,15 @@ def spell_bad_words(tokenizer: Tokenizer, words: list[str]) -> tuple[tuple[int, 
             token_ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
             spelled[tuple(token_ids)] = None
     return tuple(spelled)
+
+
+def _check_stream_options(body: SamplingFields) -> None:
+    if body.stream_options and body.stream_options.include_usage and not body.stream:
+        raise InvalidRequestError(
+            "stream_options: include_usage needs stream to be true; a whole answer has its usage.",
+            param="stream_options",
+            code="invalid_value",
+        )
 
 
 def _seed(seed: int | None) -> int | None:

@@ -24,7 +24,10 @@ class StreamOptions(WireModel):
 
 
 class SamplingFields(WireModel):
-    """Fields of both endpoints; None, given or not, means the default."""
+    """Fields of both endpoints; None, given or not, means the default.
+
+    `user` and `metadata` are the caller's own labels; no answer depends on them.
+    """
 
     model: str | None = None
     n: int | None = None
@@ -48,6 +51,6 @@ class SamplingFields(WireModel):
     include_stop_str_in_output: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    priority: int | None = None
+    priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
     user: str | None = None
     metadata: dict[str, str] | None = None

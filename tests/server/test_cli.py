@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,7 +19,7 @@ from server.config import ServerConfig
 
 
 def test_serve_has_a_flag_for_every_server_setting() -> None:
-    args = make_parser().parse_args(
+    args = make_parser("serve").parse_args(
         [
             "serve",
             "m",
@@ -33,6 +36,12 @@ def test_serve_has_a_flag_for_every_server_setting() -> None:
     assert (args.model, args.host, args.port, args.served_model_name) == ("m", "h", 1, "n")
     assert args.max_num_seqs == 2
     assert callable(args.func)
+
+
+def test_chat_starts_without_torch(root: Path) -> None:
+    code = "import sys, server.cli.main as m; m.make_parser('chat'); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
 
 
 @pytest.mark.parametrize("command", ["serve", "generate", "chat"])

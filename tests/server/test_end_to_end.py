@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.byte_tokenizer import byte_tokenizer
 
-START_S = 120
+START_S = 240
 MODEL = "tiny"
 
 
@@ -106,7 +106,7 @@ def server(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ser
     finally:
         client.close()
         process.terminate()
-        process.wait(15)
+        process.wait(60)
 
 
 def is_ready(server: Server, log: Path) -> bool:
@@ -298,7 +298,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_server_with_one_line(
     root: Path, tmp_path: Path
 ) -> None:
     byte_tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "mamba", "vocab_size": 258}')
+    (tmp_path / "config.json").write_text('{"model_type": "t5", "is_encoder_decoder": true}')
     done = subprocess.run(
         [sys.executable, "-m", "server.cli.main", "serve", str(tmp_path), "--port", "0"],
         cwd=root,

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.doubles import EOS
-from tests.server.harness import USER, error_of, run, saying, serving
+from tests.server.harness import USER, Api, error_of, run, saying, serving
+
+
+async def post(api: Api, path: str, **body: Any) -> httpx.Response:
+    """Post what httpx itself would not write: Python's JSON has NaN."""
+    headers = {"content-type": "application/json"}
+    return await api.http.post(path, content=json.dumps(body).encode(), headers=headers)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -110,18 +118,39 @@ def test_unknown_fields_are_refused_with_the_nearest_name() -> None:
         ("bad_words", [" "]),
         ("ignore_eos", "yes"),
         ("priority", "high"),
+        ("priority", 2**40),
+        ("temperature", float("nan")),
     ],
 )
 def test_values_outside_their_limits_are_refused(field: str, value: Any) -> None:
     async def scenario() -> None:
         async with serving() as api:
             for response in (
-                await api.chat(**{field: value}),
-                await api.complete(**{field: value, "stream": True}),
+                await post(api, "/v1/chat/completions", messages=USER, **{field: value}),
+                await post(api, "/v1/completions", prompt="a", stream=True, **{field: value}),
             ):
                 error = error_of(response)
                 assert error["param"] == field
                 assert field in error["message"]
+
+    run(scenario)
+
+
+def test_usage_in_a_stream_is_not_for_whole_answers() -> None:
+    async def scenario() -> None:
+        async with serving() as api:
+            refused = await api.chat(stream_options={"include_usage": True})
+            assert error_of(refused)["param"] == "stream_options"
+            assert (await api.chat(stream_options={})).status_code == 200
+
+    run(scenario)
+
+
+def test_requests_cannot_bring_their_own_template() -> None:
+    async def scenario() -> None:
+        async with serving() as api:
+            refused = await api.chat(chat_template_kwargs={"chat_template": "{{ 1 }}"})
+            assert "chat_template_kwargs.chat_template" in error_of(refused)["message"]
 
     run(scenario)
 

@@ -1,0 +1,104 @@
+"""Runs the HTTP side of a server whose engine has been started: listens, loads, serves, stops.
+
+The server listens at once and answers 503 until the engine is ready. It does not own the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import uvicorn
+
+from engine.client.process import EngineClient
+from engine.config import EngineConfig
+from engine.errors import ConfigError
+from engine.tokenization import Tokenizer, load_tokenizer
+from server.app import create_app
+from server.config import ServerConfig
+from server.served import Served, make_served
+
+_GRACE_S = 5
+
+logger = logging.getLogger(__name__)
+
+
+async def serve_http(
+    engine: EngineClient, config: EngineConfig, server_config: ServerConfig, *, name: str
+) -> int:
+    """Serve until told to stop; returns the exit status.
+
+    Args:
+        engine: started, perhaps still loading.
+        config: its settings.
+        server_config: where to listen.
+        name: of the model on the wire.
+
+    Raises:
+        OutdraftError: the engine or the tokenizer could not load.
+    """
+    served = make_served(engine, config, name=name)
+    server = uvicorn.Server(_uvicorn_config(served, server_config))
+    # uvicorn raises the signals that ended it once more when it is done; the engine is closed
+    # after that, so they must find this harmless handler again.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    loading = asyncio.create_task(_load(served, config, server_config))
+    serving = asyncio.create_task(_listen(server))
+    await asyncio.wait({loading, serving}, return_when=asyncio.FIRST_COMPLETED)
+    failure = loading.exception() if loading.done() else None
+    if failure is not None:
+        server.should_exit = True
+    await serving
+    loading.cancel()
+    await asyncio.gather(loading, return_exceptions=True)
+    if failure is not None:
+        raise failure
+    return 0 if server.started else 1
+
+
+async def _listen(server: uvicorn.Server) -> None:
+    """Run uvicorn; where it cannot listen, it has said so and calls for an exit."""
+    try:
+        await server.serve()
+    except SystemExit:
+        logger.error("server_not_started host=%s port=%d", server.config.host, server.config.port)
+
+
+async def _load(served: Served, config: EngineConfig, server_config: ServerConfig) -> None:
+    tokenizer = await asyncio.to_thread(_load_tokenizer, config)
+    info = await served.engine.wait_ready()
+    served.install_tokenizer(tokenizer)
+    logger.info(
+        "ready model=%s url=http://%s:%d engine_pid=%s max_model_len=%d num_draft_tokens=%d",
+        served.name,
+        server_config.host,
+        server_config.port,
+        served.engine.pid,
+        info.max_total_tokens,
+        info.num_draft_tokens if info.has_draft else 0,
+    )
+
+
+def _load_tokenizer(config: EngineConfig) -> Tokenizer:
+    model = config.model
+    assert model.model is not None, "a resolved configuration names a model"
+    tokenizer = load_tokenizer(model.model, model.revision, model.trust_remote_code)
+    if tokenizer is None:
+        raise ConfigError(
+            f"{model.model} has no tokenizer, and a server speaks text; "
+            "use `outdraft generate` with prompt_token_ids."
+        )
+    return tokenizer
+
+
+def _uvicorn_config(served: Served, server_config: ServerConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(served),
+        host=server_config.host,
+        port=server_config.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=_GRACE_S,
+    )
