@@ -92,10 +92,11 @@ class InputBatch:
             positions=self._to_device(self._positions[:end]),
             slot_mapping=self._to_device(self._slots[:end]),
             plan=plan_paged_attention(
-                torch.from_numpy(tables).to(self._device),
-                torch.from_numpy(starts).to(self._device),
-                torch.from_numpy(seq_lens).to(self._device),
+                torch.from_numpy(tables),
+                torch.from_numpy(starts),
+                torch.from_numpy(seq_lens),
                 self._block_size,
+                device=self._device,
             ),
             logits_rows=self._to_device(np.concatenate(rows)),
         )
