@@ -11,10 +11,12 @@ import contextlib
 import importlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -146,10 +148,11 @@ def _send(socket: zmq.Socket[bytes], message: FromEngine) -> None:
 
 
 def _end_with_parent() -> None:
-    """Wait for the parent to close its end of our standard input, and end at once."""
+    """Wait for the parent to close its end of our standard input, clean up for it, and end."""
     with contextlib.suppress(OSError):
         while os.read(sys.stdin.fileno(), 1024):
             pass
+    shutil.rmtree(Path(sys.argv[1].removeprefix("ipc://")).parent, ignore_errors=True)
     os._exit(_EXIT_FAILED)
 
 

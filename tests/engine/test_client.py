@@ -309,20 +309,21 @@ async def main():
     client = EngineClient(EngineConfig(), core_factory="tests.doubles:FakeCore")
     await client.start()
     await client.wait_ready()
-    print(client.pid, flush=True)
+    print(client.pid, client._folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())
 """
 
 
-def test_engine_ends_when_its_parent_is_killed(root: Path) -> None:
+def test_engine_ends_and_cleans_up_when_its_parent_is_killed(root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PARENT], cwd=root, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    pid = int(done.stdout)
+    pid, folder = int(done.stdout.split()[0]), Path(done.stdout.split()[1])
     end = time.monotonic() + 5
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < end, "the engine outlived its parent"
         time.sleep(0.02)
+    assert not folder.exists()
