@@ -64,7 +64,9 @@ class Answer(abc.ABC):
     def __init__(self, served: Served, body: SamplingFields, generation: Generation) -> None:
         self.generation = generation
         self._tokens = served.tokens
-        self._has_usage = bool(body.stream_options and body.stream_options.include_usage)
+        options = body.stream_options
+        self._has_usage = bool(options and options.include_usage)
+        self._has_running_usage = bool(options and options.continuous_usage_stats)
         self._head = {
             "id": generation.call_id,
             "created": int(time.time()),
@@ -115,4 +117,6 @@ class Answer(abc.ABC):
 
     def _chunk(self, *choices: Event) -> dict[str, Any]:
         chunk: dict[str, Any] = {**self._head, "object": self.stream_object, "choices": choices}
-        return chunk | {"usage": None} if self._has_usage else chunk
+        if self._has_usage:
+            chunk["usage"] = self.generation.usage if self._has_running_usage else None
+        return chunk

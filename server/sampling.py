@@ -77,9 +77,18 @@ def spell_bad_words(tokenizer: Tokenizer, words: list[str]) -> tuple[tuple[int, 
 
 
 def _check_stream_options(body: SamplingFields) -> None:
-    if body.stream_options and body.stream_options.include_usage and not body.stream:
+    options = body.stream_options
+    if options is None or not (options.include_usage or options.continuous_usage_stats):
+        return
+    if not body.stream:
         raise InvalidRequestError(
-            "stream_options: include_usage needs stream to be true; a whole answer has its usage.",
+            "stream_options: they need stream to be true; a whole answer has its usage.",
+            param="stream_options",
+            code="invalid_value",
+        )
+    if not options.include_usage:
+        raise InvalidRequestError(
+            "stream_options.continuous_usage_stats needs include_usage to be true.",
             param="stream_options",
             code="invalid_value",
         )

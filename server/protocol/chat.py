@@ -21,10 +21,11 @@ class TextPart(WireModel):
 
 
 class ChatMessage(WireModel):
-    """One message; answers of the `openai` SDK can be sent back as they are."""
+    """One message; answers of the `openai` SDK can be sent back as they are, and lm_eval's too."""
 
     place: ClassVar[str] = "messages"
     refused: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "type": ("text",),
         "tool_calls": ([],),
         "tool_call_id": (),
         "function_call": (),

@@ -15,12 +15,10 @@ class StreamOptions(WireModel):
     """What a stream sends beside the answer."""
 
     place: ClassVar[str] = "stream_options"
-    refused: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "include_obfuscation": (False,),
-        "continuous_usage_stats": (False,),
-    }
+    refused: ClassVar[dict[str, tuple[Any, ...]]] = {"include_obfuscation": (False,)}
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 class SamplingFields(WireModel):

@@ -81,6 +81,19 @@ def test_usage_comes_in_one_more_chunk_when_asked_for() -> None:
     run(scenario)
 
 
+def test_usage_so_far_comes_with_every_chunk_when_asked_for() -> None:
+    async def scenario() -> None:
+        async with serving(saying("hello")) as api:
+            options = {"include_usage": True, "continuous_usage_stats": True}
+            stream = events(await api.chat(stream=True, stream_options=options))
+            counts = [e["usage"]["completion_tokens"] for e in stream]
+            assert counts == [0, 2, 4, 6, 6]
+            alone = await api.chat(stream=True, stream_options={"continuous_usage_stats": True})
+            assert error_of(alone)["param"] == "stream_options"
+
+    run(scenario)
+
+
 def test_stream_and_whole_answer_say_the_same() -> None:
     async def scenario() -> None:
         async with serving(saying("one, two, END three")) as api:
