@@ -33,7 +33,8 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SERVER = "127.0.0.1:8000"
-START_S = 120.0
+START_S = 300.0
+pytestmark = pytest.mark.timeout(900)  # models load in several processes
 
 
 class Block(NamedTuple):
@@ -93,18 +94,24 @@ def server(
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     log = tmp_path_factory.mktemp("server") / "log"
     arguments = ["outdraft", "serve", "--port", address.split(":")[1]]
-    with log.open("wb") as sink:
-        process = subprocess.Popen(arguments, env=commands, stdout=sink, stderr=subprocess.STDOUT)
-    try:
-        deadline = time.monotonic() + START_S
-        while not is_healthy(address):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield address
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with (
+        log.open("wb") as sink,
+        subprocess.Popen(arguments, env=commands, stdout=sink, stderr=subprocess.STDOUT) as process,
+    ):
+        try:
+            wait_until_healthy(address, process, log)
+            yield address
+        finally:
+            process.terminate()
+
+
+def wait_until_healthy(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until the server says that it is ready."""
+    deadline = time.monotonic() + START_S
+    while not is_healthy(address):
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.2)
 
 
 def is_healthy(address: str) -> bool:
@@ -112,6 +119,9 @@ def is_healthy(address: str) -> bool:
     try:
         with urllib.request.urlopen(f"http://{address}/health", timeout=5) as response:
             return response.status == 200
+    except urllib.error.HTTPError as error:
+        error.close()
+        return False
     except (urllib.error.URLError, ConnectionError):
         return False
 
