@@ -5,10 +5,15 @@ Knows shapes and bytes; who owns which block is the manager's business. Block 0 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+
+# Vector instructions read whole cache lines.
+_ALIGNMENT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,5 +65,15 @@ class KVCacheStorage:
         for layer in layers:
             value_dim = layer.head_dim if layer.value_head_dim is None else layer.value_head_dim
             shape = (num_blocks, block_size, layer.num_kv_heads)
-            self.key_caches.append(torch.zeros(*shape, layer.head_dim, dtype=dtype, device=device))
-            self.value_caches.append(torch.zeros(*shape, value_dim, dtype=dtype, device=device))
+            self.key_caches.append(_zeros((*shape, layer.head_dim), dtype, device))
+            self.value_caches.append(_zeros((*shape, value_dim), dtype, device))
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Allocate zeros; on a CPU the system hands out their memory as blocks are first written."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    size = math.prod(shape) * dtype.itemsize
+    raw = np.zeros(size + _ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)
