@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import write_results
-from benchmarks.workloads import SHARED, chat_prompts, chat_openings
+from benchmarks.workloads import SHARED, chat_openings, chat_prompts
 from engine import LLM, SamplingParams
 from engine.llm import RunStats
 
