@@ -22,7 +22,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from benchmarks.report import write_results
+from benchmarks.report import settings_of, write_results
 from benchmarks.workloads import SHARED, chat_prompts, held_out_dialogues
 from engine import LLM, SamplingParams
 from engine.config_files import demo_config
@@ -59,7 +59,7 @@ def main() -> None:
         task = progress.add_task("generating", total=len(runs) * len(SETTINGS))
         rows = _compare(args, drafts, runs, dialogues, progress, task)
     _show(console, rows)
-    write_results("exactness", {"settings": vars(args), "tie": TIE, "rows": rows})
+    write_results("exactness", {"settings": settings_of(args), "tie": TIE, "rows": rows})
 
 
 def _parse() -> argparse.Namespace:

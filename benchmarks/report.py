@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -42,6 +43,16 @@ def write_results(name: str, results: dict[str, Any]) -> Path:
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"provenance": provenance(), **results}, indent=2) + "\n")
     return path
+
+
+def settings_of(args: argparse.Namespace) -> dict[str, Any]:
+    """Give a benchmark's settings, with folders as they lie beside or inside the repository."""
+    root = Path(__file__).resolve().parents[1]
+    settings = dict(vars(args))
+    for name, value in settings.items():
+        if isinstance(value, str) and Path(value).is_absolute():
+            settings[name] = os.path.relpath(value, root)
+    return settings
 
 
 def _git(*arguments: str) -> str:

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.report import write_results
+from benchmarks.report import settings_of, write_results
 from benchmarks.workloads import SHARED, chat_openings, chat_prompts
 from engine import LLM, SamplingParams
 from engine.llm import RunStats
@@ -43,7 +43,7 @@ def main() -> None:
                     outputs[temperature, k] = texts
     rows = [_row(runs, outputs, *key) for key in runs]
     _show(console, rows)
-    path = write_results(args.name, {"settings": vars(args), "rows": rows})
+    path = write_results(args.name, {"settings": settings_of(args), "rows": rows})
     console.print(f"written: {path}")
 
 
