@@ -10,7 +10,7 @@ from engine.training.rollouts import RolloutPlan
 from engine.training.trainer import Plan
 
 CPU_MINUTES = 120.0
-TARGET_SHARE, DRAFT_SHARE, ROLLOUT_SHARE, DISTILL_SHARE = 0.65, 0.05, 0.12, 0.15
+TARGET_SHARE, DRAFT_SHARE, ROLLOUT_SHARE, DISTILL_SHARE = 0.65, 0.05, 0.08, 0.13
 LONG_ROW = 1024
 DRAFT_RATES = Rates(matrix=0.02, other=3e-3, warmup_steps=20)
 DISTILL_RATES = Rates(matrix=0.01, other=2e-3, warmup_steps=20, decay_from=0.3)

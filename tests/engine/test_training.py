@@ -325,7 +325,7 @@ def test_command_line_shares_the_minutes_among_the_stages() -> None:
     parsed = parse_arguments(["--data-dir", "corpus", "--max-minutes", "100", "--device", "cpu"])
     budget = build_pipeline(parsed, Console()).budget
     parts = [plan.max_minutes for plan in (budget.target, budget.draft, budget.rollouts)]
-    assert parts == pytest.approx([65.0, 5.0, 12.0])
+    assert parts == pytest.approx([65.0, 5.0, 8.0])
     assert sum(p for p in parts if p) + (budget.distill.max_minutes or 0) < 100
 
 
