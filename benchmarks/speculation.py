@@ -1,7 +1,7 @@
 """What speculation gives: tokens per target pass, and tokens per second with it over without.
 
-Runs the same prompts at every draft length in turn (A B C A B C ...), in one process, one prompt
-at a time unless `--concurrency` says otherwise, and reports medians and spread over the rounds.
+Runs each prompt at every draft length in turn (A B C A B C ...), in one process, one prompt at a
+time unless `--concurrency` says otherwise, and reports medians and spread over the rounds.
 `python -m benchmarks.speculation --help` tells the options.
 """
 
@@ -36,9 +36,9 @@ def main() -> None:
             llm.generate(prompts[:2], _params(args, 1.0))
         for round_index in range(args.rounds):
             for temperature in args.temperatures:
-                for k, llm in engines.items():
-                    status.update(f"round {round_index + 1}/{args.rounds} T={temperature} k={k}")
-                    texts, stats = _run(llm, prompts, _params(args, temperature))
+                status.update(f"round {round_index + 1} of {args.rounds}, T={temperature}")
+                results = _round(engines, prompts, _params(args, temperature), args.concurrency)
+                for k, (texts, stats) in results.items():
                     runs.setdefault((temperature, k), []).append(stats)
                     outputs[temperature, k] = texts
     rows = [_row(runs, outputs, *key) for key in runs]
@@ -84,11 +84,19 @@ def _params(args: argparse.Namespace, temperature: float) -> SamplingParams:
     )
 
 
-def _run(
-    llm: LLM, prompts: list[list[int]], params: SamplingParams
-) -> tuple[list[list[int]], RunStats]:
-    outputs = llm.generate(prompts, params)
-    return [output.outputs[0].token_ids for output in outputs], llm.last_run
+def _round(
+    engines: dict[int, LLM], prompts: list[list[int]], params: SamplingParams, concurrency: int
+) -> dict[int, tuple[list[list[int]], RunStats]]:
+    """Run all prompts at every draft length, a batch at a time in turn, as machines drift."""
+    results: dict[int, tuple[list[list[int]], RunStats]] = {k: ([], RunStats()) for k in engines}
+    size = concurrency if concurrency == 1 else len(prompts)
+    for begin in range(0, len(prompts), size):
+        for k, llm in engines.items():
+            texts, stats = results[k]
+            answers = llm.generate(prompts[begin : begin + size], params)
+            texts += [answer.outputs[0].token_ids for answer in answers]
+            stats.add(llm.last_run)
+    return results
 
 
 def _row(

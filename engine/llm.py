@@ -53,6 +53,17 @@ class RunStats:
     target_seconds: float = 0.0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
 
+    def add(self, other: RunStats) -> None:
+        """Add another run's counts to these."""
+        self.generation_seconds += other.generation_seconds
+        self.num_requests += other.num_requests
+        self.num_finished += other.num_finished
+        self.num_output_tokens += other.num_output_tokens
+        self.num_steps += other.num_steps
+        self.draft_seconds += other.draft_seconds
+        self.target_seconds += other.target_seconds
+        self.speculation.add(other.speculation)
+
     @property
     def tokens_per_second(self) -> float:
         """Answer tokens over wall time."""
