@@ -26,8 +26,10 @@ config = LlamaConfig(
     vocab_size=32, hidden_size=16, intermediate_size=32, num_hidden_layers=1,
     num_attention_heads=2, num_key_value_heads=1,
 )
+torch.manual_seed(0)
 model = LlamaForCausalLM(config).eval()
-tokens = model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=2, do_sample=False)
+prompt = torch.tensor([[1, 5, 3]])
+tokens = model.generate(prompt, max_new_tokens=2, min_new_tokens=2, do_sample=False)
 assert tokens.shape == (1, 5)
 print(kernels.__file__)
 """
