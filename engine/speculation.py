@@ -16,6 +16,7 @@ from engine.speculative.draft_model import DraftModelProposer
 from engine.speculative.foreign_draft import ForeignModel
 from engine.speculative.known_tokens import KnownTokens, KnownTokensProposer
 from engine.speculative.layer_skip import LayerSkipProposer
+from engine.speculative.margin_gate import DraftGate
 from engine.speculative.proposer import NoProposer, Proposer
 from engine.speculative.string_match import StringMatchProposer
 from engine.speculative.token_drafters import ForcedTokens
@@ -57,8 +58,9 @@ class Speculation:
         )
         self._known = KnownTokens(config.speculation, forced_tokens)
         self._controller: Controller | None = None
-        self.planner = self._make_planner(config, target, draft)
-        drafter = _drafter(config, models, draft, sampler)
+        self.planner = self._make_planner(config, models, target, draft)
+        gate = None if self._controller is None else self._controller.gate
+        drafter = _drafter(config, models, draft, sampler, gate)
         self.proposer = KnownTokensProposer(drafter, target.loaded.device)
 
     def observe(
@@ -84,7 +86,11 @@ class Speculation:
         return 1.0 if self._controller is None else self._controller.estimated_speedup
 
     def _make_planner(
-        self, config: EngineConfig, target: ModelRunner, draft: ModelRunner | None
+        self,
+        config: EngineConfig,
+        models: ModelPair,
+        target: ModelRunner,
+        draft: ModelRunner | None,
     ) -> DraftPlanner | None:
         speculation = config.speculation
         if speculation.is_off:
@@ -92,7 +98,10 @@ class Speculation:
         num_model_tokens = 0 if draft is None else speculation.num_draft_tokens
         if speculation.is_auto and speculation.drafters:
             costs = load_or_measure(config, target, draft)
-            self._controller = Controller(costs, self._known.next, num_model_tokens)
+            has_gate = models.foreign is None or models.foreign.method == TLI
+            self._controller = Controller(
+                costs, self._known.next, num_model_tokens, has_gate=has_gate
+            )
             return self._controller
         return FixedPlanner(self._known.next, num_model_tokens)
 
@@ -123,16 +132,21 @@ def _draft_runner(
 
 
 def _drafter(
-    config: EngineConfig, models: ModelPair, draft: ModelRunner | None, sampler: Sampler
+    config: EngineConfig,
+    models: ModelPair,
+    draft: ModelRunner | None,
+    sampler: Sampler,
+    gate: DraftGate | None,
 ) -> Proposer:
     target = models.target
     if draft is None:
         return NoProposer(target.device)
     if models.kept_layers is not None:
-        return LayerSkipProposer(draft, sampler)
+        return LayerSkipProposer(draft, sampler, gate)
     if models.foreign is None:
-        return DraftModelProposer(draft, sampler, draft.loaded.max_model_len)
+        return DraftModelProposer(draft, sampler, draft.loaded.max_model_len, gate)
     max_num_tokens = config.scheduler.max_num_batched_tokens
     foreign = ForeignModel(draft, models.foreign.bridge, max_num_tokens)
-    kind = TokenIntersectionProposer if models.foreign.method == TLI else StringMatchProposer
-    return kind(foreign, sampler, target.vocab_size)
+    if models.foreign.method == TLI:
+        return TokenIntersectionProposer(foreign, sampler, target.vocab_size, gate)
+    return StringMatchProposer(foreign, sampler, target.vocab_size)

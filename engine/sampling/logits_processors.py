@@ -131,6 +131,25 @@ def choose_reference(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return token_ids.masked_fill_(is_invalid, 0), is_invalid
 
 
+def margins(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """By how much each row's largest logit leads; `logits` lose it on the way.
+
+    Args:
+        logits: `[num_rows, vocab]`, float32.
+        token_ids: `[num_rows]`, int64: where the largest is.
+
+    Returns:
+        `[num_rows]`, float32; inf where no other token is possible.
+    """
+    best = logits.gather(-1, token_ids[:, None])
+    logits.scatter_(-1, token_ids[:, None], NEVER)
+    if logits.device.type == "cpu":
+        second = torch.from_numpy(logits.numpy().max(axis=-1))
+    else:
+        second = logits.amax(dim=-1)
+    return best.squeeze(-1) - second
+
+
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:
     """Each row's `count` largest logits in descending order: `[num_rows, count]`, float32."""
     if logits.device.type != "cpu":

@@ -17,18 +17,26 @@ from engine.sampling.sampling_batch import Rows, SamplingBatch
 
 @dataclass(slots=True)
 class _Place:
-    """Where a request's noise lies: rows for positions `[start, start + num_rows)`."""
+    """Where a request's noise lies: rows for positions from `start` on.
+
+    Attributes:
+        request: whose it is.
+        start: the first position.
+        first_row: its row.
+        is_drawn: for each position, whether its noise is there already.
+    """
 
     request: Request
     start: int
     first_row: int
-    num_rows: int
+    is_drawn: list[bool]
 
 
 class NoiseRows:
-    """The noise of one step: computed once for draft and target, and kept for the next step.
+    """The noise of one step: drawn when it is first asked for, and kept for the next step.
 
-    A position whose draft was rejected is sampled again in the next step, from the same noise.
+    Target and draft read the same rows. A position whose draft was rejected is sampled again in
+    the next step, from the same noise; one that nobody drafted costs nothing.
     """
 
     def __init__(self) -> None:
@@ -50,10 +58,18 @@ class NoiseRows:
         if batch is not self._batch:
             self._advance(batch)
         picks = []
+        missing: list[tuple[int, int, int]] = []
+        missing_rows: list[int] = []
         for row in chosen:
             index, offset = rows.request_index[row], rows.offset[row]
             assert offset <= batch.max_offsets[index], "the batch was built for fewer drafts"
-            picks.append(self._places[batch.requests[index].request_id].first_row + offset)
+            place = self._places[batch.requests[index].request_id]
+            picks.append(place.first_row + offset)
+            if not place.is_drawn[offset]:
+                place.is_drawn[offset] = True
+                missing.append(_key(place.request, place.start + offset))
+                missing_rows.append(picks[-1])
+        self._draw(missing, missing_rows, batch)
         first, last = picks[0], picks[-1]
         if picks == list(range(first, last + 1)):
             return self._noise[first : last + 1]
@@ -61,46 +77,47 @@ class NoiseRows:
 
     def _advance(self, batch: SamplingBatch) -> None:
         places: dict[str, _Place] = {}
-        sources: list[int | None] = []
-        missing: list[tuple[int, int, int]] = []
+        kept: list[tuple[int, int]] = []
+        num_rows = 0
         for request, start, limit in zip(
             batch.requests, batch.num_tokens, batch.max_offsets, strict=True
         ):
-            seed = request.params.seed
             if request.params.is_greedy:
                 continue
-            assert seed is not None, "the engine's door draws a seed"
-            places[request.request_id] = _Place(request, start, len(sources), limit + 1)
-            for position in range(start, start + limit + 1):
-                source = self._find(request, position)
-                sources.append(source)
-                if source is None:
-                    missing.append((seed, request.choice_index, position))
-        self._noise = self._assemble(sources, missing, batch)
-        self._places, self._batch = places, batch
+            place = _Place(request, start, num_rows, [False] * (limit + 1))
+            num_rows += limit + 1
+            for offset in range(limit + 1):
+                source = self._find(request, start + offset)
+                if source is not None:
+                    place.is_drawn[offset] = True
+                    kept.append((place.first_row + offset, source))
+            places[request.request_id] = place
+        noise = torch.empty(num_rows, batch.vocab_size, device=batch.device)
+        if kept:
+            index = torch.tensor(kept).to(batch.device)
+            noise[index[:, 0]] = self._noise[index[:, 1]]
+        self._noise, self._places, self._batch = noise, places, batch
 
     def _find(self, request: Request, position: int) -> int | None:
         place = self._places.get(request.request_id)
         if place is None or place.request is not request:
             return None
-        row = position - place.start
-        return place.first_row + row if 0 <= row < place.num_rows else None
+        offset = position - place.start
+        if 0 <= offset < len(place.is_drawn) and place.is_drawn[offset]:
+            return place.first_row + offset
+        return None
 
-    def _assemble(
-        self,
-        sources: list[int | None],
-        missing: list[tuple[int, int, int]],
-        batch: SamplingBatch,
-    ) -> torch.Tensor:
+    def _draw(
+        self, missing: Sequence[tuple[int, int, int]], rows: Sequence[int], batch: SamplingBatch
+    ) -> None:
+        if not missing:
+            return
         seeds, choices, positions = ([key[i] for key in missing] for i in range(3))
         fresh = gumbel_noise(seeds, choices, positions, batch.vocab_size, batch.device)
-        if len(missing) == len(sources):
-            return fresh
-        new = [row for row, source in enumerate(sources) if source is None]
-        old = [row for row, source in enumerate(sources) if source is not None]
-        places = torch.tensor(new + old, dtype=torch.int64)
-        kept = torch.tensor([source for source in sources if source is not None])
-        noise = torch.empty(len(sources), batch.vocab_size, device=batch.device)
-        noise[places[: len(new)].to(batch.device)] = fresh
-        noise[places[len(new) :].to(batch.device)] = self._noise[kept.to(batch.device)]
-        return noise
+        self._noise[torch.tensor(rows).to(batch.device)] = fresh
+
+
+def _key(request: Request, position: int) -> tuple[int, int, int]:
+    seed = request.params.seed
+    assert seed is not None, "the engine's door draws a seed"
+    return seed, request.choice_index, position

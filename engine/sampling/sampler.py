@@ -34,11 +34,14 @@ class SamplerOutput:
         token_ids: `[num_rows]`, int64; 0 in invalid rows.
         is_invalid: `[num_rows]`, bool: the logits held NaN or +inf, or no token was possible.
         logprobs: of the model itself, when a request asked for them.
+        margins: `[num_rows]`, float32: by how much each token's score leads, noise included; when
+            asked for.
     """
 
     token_ids: torch.Tensor
     is_invalid: torch.Tensor
     logprobs: RowLogprobs | None = None
+    margins: torch.Tensor | None = None
 
 
 class Sampler:
@@ -88,6 +91,7 @@ class Sampler:
         draft_token_ids: torch.Tensor | None = None,
         *,
         with_logprobs: bool = True,
+        with_margins: bool = False,
     ) -> SamplerOutput:
         """Sample one token per row.
 
@@ -98,6 +102,7 @@ class Sampler:
             draft_token_ids: `[num_requests, max_offset]`, int64; a row at offset j reads the first
                 j of its request. None where every offset is 0.
             with_logprobs: False for drafts, whose log probabilities nobody asks for.
+            with_margins: True where the lead of each token is wanted; not with log probabilities.
         """
         logits = logits.float()
         num_top = _wanted_logprobs(batch) if with_logprobs else None
@@ -108,7 +113,8 @@ class Sampler:
             self._add_noise(logits, batch, rows)
         token_ids, is_invalid = processors.choose(logits)
         logprobs = None if num_top is None else compute_logprobs(raw, token_ids, num_top)
-        return SamplerOutput(token_ids, is_invalid, logprobs)
+        margins = processors.margins(logits, token_ids) if with_margins else None
+        return SamplerOutput(token_ids, is_invalid, logprobs, margins)
 
     @torch.inference_mode()
     def process(

@@ -3,23 +3,23 @@
 Every step it ranks all slots (request, draft position) by their chance to be accepted and admits
 them while expected tokens per second rise (goodput: SmartSpec, 2406.14066; per slot: DSpark and
 TETRIS). It weighs what passes cost (`step_costs.py`, corrected by what steps really took) against
-what drafts bring (`survival.py`). Any rule is lossless under sampled verify. Pure Python.
+what drafts bring (`survival.py`). How far a chain really goes, its gate decides while it is drafted
+(`margin_gate.py`). Any rule is lossless under sampled verify. Pure Python.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS, DraftPlan, DraftRoom
-from engine.request import DRAFT_MODEL
+from engine.request import DRAFT_MODEL, Request
+from engine.speculative.admission import Admission, Slot, admit
+from engine.speculative.margin_gate import Exchange, MarginGate
+from engine.speculative.pass_prices import PassPrices
 from engine.speculative.step_costs import StepCosts
-from engine.speculative.survival import ClaimedSurvival, ModelSurvival
+from engine.speculative.survival import ClaimedSurvival, ModelSurvival, Prospect
 from engine.step import KnownDraft, KnownDrafts, ModelOutput, SchedulerOutput
 
-# Speculation must promise at least this much before the plain path is left.
-_LEAST_GAIN = 1.02
-_COST_MEMORY = 0.05
 # A draft model that was given up is tried again after so many steps, then after twice as many.
 _FIRST_PROBE_STEPS = 32
 _LAST_PROBE_STEPS = 1024
@@ -32,17 +32,6 @@ _STRETCH_TOKENS = 2
 _CATCH_UP_PASSES = 16
 
 
-@dataclass(slots=True)
-class _Slot:
-    """One draft position of one request that may be verified."""
-
-    chance: float
-    index: int
-    position: int
-    is_model: bool
-    lag_seconds: float
-
-
 class Controller:
     """Plans the drafts of each step by their expected use.
 
@@ -50,22 +39,29 @@ class Controller:
         costs: what passes take.
         known_drafts: gives drafts that need no model.
         max_model_tokens: drafts of the draft model per pass at most; 0 = there is none.
+        has_gate: whether the model's chains are ended by `gate` while they are drafted.
 
     Attributes:
+        gate: ends the chains of models.
         estimated_speedup: expected tokens per second of the last plan over those without drafts.
     """
 
-    def __init__(self, costs: StepCosts, known_drafts: KnownDrafts, max_model_tokens: int) -> None:
-        self._costs = costs
+    def __init__(
+        self,
+        costs: StepCosts,
+        known_drafts: KnownDrafts,
+        max_model_tokens: int,
+        *,
+        has_gate: bool = False,
+    ) -> None:
+        self._prices = PassPrices(costs)
         self._known_drafts = known_drafts
         self._max_model_tokens = max_model_tokens if costs.draft is not None else 0
         self._models = {greedy: ModelSurvival(max_model_tokens) for greedy in (False, True)}
+        self.gate = MarginGate()
+        self._has_gate = has_gate
         self._claims: dict[str, ClaimedSurvival] = {}
         self._unverified: dict[str, tuple[int, KnownDraft]] = {}
-        # How much slower passes are than the table says, and what drafting takes beside them.
-        self._slowness = 1.0
-        self._draft_overhead = 0.0
-        self._num_timed_steps = 0
         self._num_idle_steps = 0
         self._probe_steps = _FIRST_PROBE_STEPS
         self._num_drafting_steps = 0
@@ -74,14 +70,12 @@ class Controller:
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
         knowns = [self._known(room) for room in rooms]
-        slots: list[_Slot] = []
-        for index, (room, known) in enumerate(zip(rooms, knowns, strict=True)):
-            slots += self._slots(index, room, known, len(rooms))
-        slots.sort(key=lambda slot: -slot.chance)
-        lengths = self._admit(slots, len(rooms))
-        plans = [
-            _plan(slot_length, known) for slot_length, known in zip(lengths, knowns, strict=True)
-        ]
+        groups, slots = self._offers(rooms, knowns)
+        admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
+        self.estimated_speedup = admitted.speed_up
+        plans = self._plans(admitted, groups, rooms, knowns)
+        num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
+        self.gate.open(Exchange(admitted.tokens_per_second, self._prices, len(rooms), num_rows))
         self._probe(rooms, plans)
         self._watch(rooms, knowns, plans)
         return plans
@@ -95,13 +89,15 @@ class Controller:
     ) -> None:
         """Learn from a step: what was accepted, and what it took."""
         for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
-            if not outcome.num_draft_tokens:
-                continue
             num_drafts, num_accepted = outcome.num_draft_tokens, outcome.num_accepted_tokens
             known = share.known_draft
+            if not num_drafts:
+                continue
             if known is None:
                 survival = self._models[share.request.params.is_greedy]
-                survival.observe(share.request.request_id, num_drafts, num_accepted)
+                num_planned = max(share.num_draft_tokens, num_drafts)
+                survival.observe(share.request.request_id, num_planned, num_drafts, num_accepted)
+                self.gate.observe(share.request, num_drafts, num_accepted)
             else:
                 self._claim(known.drafter).observe(known.survival[:num_drafts], num_accepted)
         self._observe_costs(scheduled, output, draft_seconds, target_seconds)
@@ -118,60 +114,84 @@ class Controller:
         limit = min(room.num_tokens, MAX_KNOWN_DRAFT_TOKENS)
         return self._known_drafts(room.request, limit) if limit > 0 else None
 
-    def _slots(
-        self, index: int, room: DraftRoom, known: KnownDraft | None, num_seqs: int
-    ) -> list[_Slot]:
-        """Give the slots of whoever promises more for a request: what is known, or the model."""
-        limit = min(room.num_model_tokens, self._max_model_tokens)
-        request = room.request
-        chances = self._models[request.params.is_greedy].survival(request.request_id, limit)
-        if known is not None:
-            claimed = self._claim(known.drafter).survival(known.survival)
-            if sum(claimed) >= sum(chances) - self._price_of_model(num_seqs, len(chances)):
-                return [_Slot(c, index, place, False, 0.0) for place, c in enumerate(claimed)]
-        lag = max(0, request.num_computed_tokens - request.num_draft_computed_tokens)
-        lag_seconds = self._draft_pass(1) * lag / (16 * _CATCH_UP_PASSES) if lag > 1 else 0.0
-        return [_Slot(c, index, place, True, lag_seconds) for place, c in enumerate(chances)]
-
-    def _price_of_model(self, num_seqs: int, num_tokens: int) -> float:
-        """Give what one request's share of draft passes costs, in tokens of the plain path."""
-        if not num_tokens:
-            return 0.0
-        plain = self._target_seconds(num_seqs, num_seqs)[num_seqs]
-        return num_tokens * self._draft_pass(num_seqs) / plain
-
-    def _admit(self, slots: Sequence[_Slot], num_seqs: int) -> list[tuple[int, bool]]:
-        """Admit slots, best first, up to where expected tokens per second are highest.
+    def _offers(
+        self, rooms: Sequence[DraftRoom], knowns: Sequence[KnownDraft | None]
+    ) -> tuple[list[list[int]], list[Slot]]:
+        """Give what could be drafted: by whoever promises more, what is known or the model.
 
         Returns:
-            For each request how many slots, and whether they are the draft model's.
+            Requests that are alike in groups, and the slots of all groups.
         """
-        seconds = self._target_seconds(num_seqs, num_seqs + len(slots))
-        tokens, rows = float(num_seqs), num_seqs
-        plain = best = tokens / seconds[rows]
-        num_best = 0
-        draft_seconds = 0.0
-        num_drafting = [0] * (self._max_model_tokens + 1)
-        for count, slot in enumerate(slots, 1):
-            tokens += slot.chance
-            rows += 1
-            if slot.is_model:
-                if not draft_seconds:
-                    draft_seconds = self._draft_overhead / self._slowness
-                num_drafting[slot.position] += 1
-                drafting = num_drafting[slot.position]
-                draft_seconds += self._draft_pass(drafting) - self._draft_pass(drafting - 1)
-                draft_seconds += slot.lag_seconds if slot.position == 0 else 0.0
-            goodput = tokens / (seconds[rows] + draft_seconds)
-            if goodput > best:
-                best, num_best = goodput, count
-        if best < plain * _LEAST_GAIN:
-            best, num_best = plain, 0
-        self.estimated_speedup = best / plain
-        lengths = [(0, False)] * num_seqs
-        for slot in slots[:num_best]:
-            lengths[slot.index] = (lengths[slot.index][0] + 1, slot.is_model)
-        return lengths
+        groups: list[list[int]] = []
+        slots: list[Slot] = []
+        alike: dict[tuple[bool, int], list[int]] = {}
+        for index, (room, known) in enumerate(zip(rooms, knowns, strict=True)):
+            limit = min(room.num_model_tokens, self._max_model_tokens)
+            is_greedy = room.request.params.is_greedy
+            claimed = [] if known is None else self._better_known(room, known, limit, len(rooms))
+            if claimed:
+                groups.append([index])
+                slots += [
+                    Slot(-chance, len(groups) - 1, place, chance, 1.0, False)
+                    for place, chance in enumerate(claimed)
+                ]
+            elif limit and self._has_gate and _lag(room.request) <= 1:
+                # Before its drafts are seen, the gate knows nothing that tells one from another.
+                alike.setdefault((is_greedy, limit), []).append(index)
+            elif limit:
+                groups.append([index])
+                prospect = self._models[is_greedy].prospect(room.request.request_id, limit)
+                lag_seconds = self._lag_seconds(room.request)
+                slots += _model_slots(len(groups) - 1, prospect, 1, lag_seconds)
+        for (is_greedy, limit), members in alike.items():
+            groups.append(members)
+            prospect = self._models[is_greedy].prospect(None, limit)
+            slots += _model_slots(len(groups) - 1, prospect, len(members), 0.0)
+        return groups, slots
+
+    def _better_known(
+        self, room: DraftRoom, known: KnownDraft, limit: int, num_seqs: int
+    ) -> list[float]:
+        """Give a known draft's chances, or none where the model promises more for its price."""
+        claimed = self._claim(known.drafter).survival(known.survival)
+        if not limit:
+            return claimed
+        request = room.request
+        model = self._models[request.params.is_greedy].prospect(request.request_id, limit)
+        seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs)
+        price = seconds / self._prices.target_pass(num_seqs, num_seqs)
+        return claimed if sum(claimed) >= sum(model.accepted) - price else []
+
+    def _lag_seconds(self, request: Request) -> float:
+        """Give a catch-up's share of this step, where the draft lags by more than a pass leaves."""
+        lag = _lag(request)
+        return self._prices.draft_pass(1) * lag / (16 * _CATCH_UP_PASSES) if lag > 1 else 0.0
+
+    def _plans(
+        self,
+        admitted: Admission,
+        groups: Sequence[Sequence[int]],
+        rooms: Sequence[DraftRoom],
+        knowns: Sequence[KnownDraft | None],
+    ) -> list[DraftPlan]:
+        counts = [0] * len(groups)
+        is_model = [False] * len(groups)
+        for slot in admitted.slots:
+            counts[slot.group] += 1
+            is_model[slot.group] = slot.is_model
+        plans = [DraftPlan()] * len(rooms)
+        for members, count, drafts in zip(groups, counts, is_model, strict=True):
+            for index in members if count else ():
+                room = rooms[index]
+                if not drafts:
+                    plans[index] = _known_plan(knowns[index], count)
+                elif self._has_gate:
+                    # Where a chain ends, the gate sees better than any plan.
+                    limit = min(room.num_model_tokens, self._max_model_tokens)
+                    plans[index] = DraftPlan(None, limit)
+                else:
+                    plans[index] = DraftPlan(None, count)
+        return plans
 
     def _probe(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> None:
         """Now and then try the model where it was given up, so that a change is noticed."""
@@ -180,7 +200,8 @@ class Controller:
         drafting = [place for place, plan in enumerate(plans) if plan.num_model_tokens]
         if drafting:
             self._num_idle_steps, self._probe_steps = 0, _FIRST_PROBE_STEPS
-            self._stretch(rooms, plans, drafting)
+            if not self._has_gate:
+                self._stretch(rooms, plans, drafting)
             return
         self._num_idle_steps += 1
         if self._num_idle_steps < self._probe_steps:
@@ -227,48 +248,42 @@ class Controller:
         target_seconds: float,
     ) -> None:
         shares = scheduled.scheduled
-        if any(share.num_tokens > 1 for share in shares):
+        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share in shares):
             return
         num_rows = len(shares) + sum(outcome.num_draft_tokens for outcome in output.outcomes)
-        expected = self._target_seconds(len(shares), num_rows)[num_rows]
-        # One step that the machine held up must not upset the table.
-        seen = min(max(target_seconds / expected, self._slowness / 2), self._slowness * 2)
-        self._num_timed_steps += 1
-        weight = max(_COST_MEMORY, 1.0 / self._num_timed_steps)
-        self._slowness += weight * (seen - self._slowness)
         lengths = [
             outcome.num_draft_tokens
             for share, outcome in zip(shares, output.outcomes, strict=True)
             if share.known_draft is None
         ]
-        longest = max(lengths, default=0)
-        if longest:
-            counts = [sum(length > place for length in lengths) for place in range(longest)]
-            passes = sum(map(self._draft_pass, counts)) * self._slowness
-            beside = min(max(draft_seconds - passes, 0.0), 2 * passes)
-            self._draft_overhead += _COST_MEMORY * (beside - self._draft_overhead)
-
-    def _target_seconds(self, num_seqs: int, max_rows: int) -> list[float]:
-        return self._costs.target.by_rows(num_seqs, max_rows)
-
-    def _draft_pass(self, num_seqs: int) -> float:
-        if num_seqs == 0 or self._costs.draft is None:
-            return 0.0
-        return self._costs.draft.by_rows(num_seqs, num_seqs)[num_seqs]
+        self._prices.observe(len(shares), num_rows, lengths, draft_seconds, target_seconds)
 
     def _claim(self, drafter: str) -> ClaimedSurvival:
         assert drafter != DRAFT_MODEL, "a model makes no claims"
         return self._claims.setdefault(drafter, ClaimedSurvival())
 
 
-def _plan(length: tuple[int, bool], known: KnownDraft | None) -> DraftPlan:
-    num_tokens, is_model = length
-    if is_model:
-        return DraftPlan(None, num_tokens)
-    if not num_tokens or known is None:
-        return DraftPlan()
-    cut = KnownDraft(known.token_ids[:num_tokens], known.drafter, known.survival[:num_tokens])
+def _model_slots(
+    group: int, prospect: Prospect, num_members: int, lag_seconds: float
+) -> list[Slot]:
+    slots: list[Slot] = []
+    rank = -1.0
+    for place, (chance, rows) in enumerate(zip(prospect.accepted, prospect.drafted, strict=True)):
+        rank = max(rank, -chance / rows)
+        tokens, share = chance * num_members, rows * num_members
+        slots.append(Slot(rank, group, place, tokens, share, True, lag_seconds))
+        lag_seconds = 0.0
+    return slots
+
+
+def _known_plan(known: KnownDraft | None, count: int) -> DraftPlan:
+    assert known is not None, "a model's slots say so"
+    cut = KnownDraft(known.token_ids[:count], known.drafter, known.survival[:count])
     return DraftPlan(cut)
+
+
+def _lag(request: Request) -> int:
+    return request.num_computed_tokens - request.num_draft_computed_tokens
 
 
 def _num_equal(guessed: Sequence[int], written: Sequence[int]) -> int:

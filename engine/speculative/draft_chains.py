@@ -3,8 +3,8 @@
 The tokens are sampled by the target's own pipeline with the target's own noise, so draft and target
 choose the same token as often as their distributions allow (coupled sampling, Daliri et al.
 2408.07978; `engine/sampling/noise.py`). What a grammar forces needs no pass: it joins the known
-tokens of the first one, and the chain goes on behind it. It knows where a chain goes on, not whose
-model drafts nor where its keys and values lie.
+tokens of the first one, and the chain goes on behind it. A gate may end a chain early. It knows
+where a chain goes on, not whose model drafts nor where its keys and values lie.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import Rows, SamplingBatch
+from engine.speculative.margin_gate import DraftGate
 from engine.step import ScheduledRequest
 
 
@@ -27,7 +28,7 @@ class Chain:
 
     Attributes:
         row: among the requests that sample.
-        length: tokens to draft, at least 1.
+        length: tokens to draft, at least 1; what was drafted, afterwards.
         num_known: known tokens in front of the chain, in the draft's own counting.
         block_ids: where the draft's keys and values go.
         forced: the first tokens of the chain, where a grammar leaves no choice.
@@ -74,6 +75,12 @@ def chains_of(shares: Sequence[ScheduledRequest], sampler: Sampler) -> list[Chai
     ]
 
 
+def num_drafts_of(chains: Sequence[Chain], shares: Sequence[ScheduledRequest]) -> list[int]:
+    """Give the drafts of each of a step's requests, once its chains are drafted."""
+    counts = iter(chain.length for chain in chains)
+    return [next(counts) if share.num_draft_tokens else 0 for share in shares]
+
+
 class ChainDrafter:
     """Drafts with one model.
 
@@ -82,6 +89,7 @@ class ChainDrafter:
         sampler: the pipeline that also samples the target.
         to_target: puts the model's logits in the places of the target's ids; None = they are.
         to_draft: turns the target's ids into the model's; None = they are.
+        gate: ends chains early; None = all are drafted in full.
     """
 
     def __init__(
@@ -91,11 +99,13 @@ class ChainDrafter:
         *,
         to_target: Callable[[torch.Tensor], torch.Tensor] | None = None,
         to_draft: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        gate: DraftGate | None = None,
     ) -> None:
         self._runner = runner
         self._sampler = sampler
         self._to_target = to_target
         self._to_draft = to_draft
+        self._gate = gate
 
     def draft(
         self, spans: list[Span], chains: list[Chain], sampling: SamplingBatch
@@ -105,7 +115,7 @@ class ChainDrafter:
         Args:
             spans: the first pass; those of the chains ask for the logits of their last token, in
                 the chains' order.
-            chains: what to draft.
+            chains: what to draft; their lengths fall where the gate ends them.
             sampling: the requests that sample.
 
         Returns:
@@ -119,6 +129,8 @@ class ChainDrafter:
             self._runner.execute(spans)
         for index in range(num_passes):
             chains = [chain for chain in chains if chain.num_passes > index]
+            if not chains:
+                break
             rows = [chain.row for chain in chains]
             offsets = [len(chain.forced) + index for chain in chains]
             if index:
@@ -133,9 +145,37 @@ class ChainDrafter:
                 logits = self._to_target(logits)
             # Checkpoints pad their vocabularies apart; the target's ids are the ones that count.
             logits = logits[:, : sampling.vocab_size]
-            sampled = self._sampler.sample(logits, sampling, asked, token_ids, with_logprobs=False)
+            sampled = self._sampler.sample(
+                logits,
+                sampling,
+                asked,
+                token_ids,
+                with_logprobs=False,
+                with_margins=self._gate is not None,
+            )
             token_ids[rows, offsets] = sampled.token_ids
+            if sampled.margins is not None:
+                self._judge(chains, offsets, sampled.margins, sampling)
         return token_ids
+
+    def _judge(
+        self,
+        chains: Sequence[Chain],
+        offsets: Sequence[int],
+        margins: torch.Tensor,
+        sampling: SamplingBatch,
+    ) -> None:
+        """Let the gate end chains. Where a grammar forced the beginning, it has no say."""
+        assert self._gate is not None, "margins are taken for the gate"
+        free = [place for place, chain in enumerate(chains) if not chain.forced]
+        if not free:
+            return
+        requests = [sampling.requests[chains[place].row] for place in free]
+        leads = margins.tolist()
+        verdicts = self._gate.judge(requests, [leads[place] for place in free])
+        for place, goes_on in zip(free, verdicts, strict=True):
+            if not goes_on:
+                chains[place].length = offsets[place] + 1
 
     def _first_spans(self, spans: list[Span], chains: list[Chain]) -> list[Span]:
         last_token_id = self._runner.loaded.vocab_size - 1

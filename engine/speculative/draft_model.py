@@ -13,7 +13,8 @@ from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import SamplingBatch
-from engine.speculative.draft_chains import ChainDrafter, chains_of
+from engine.speculative.draft_chains import ChainDrafter, chains_of, num_drafts_of
+from engine.speculative.margin_gate import DraftGate
 from engine.speculative.proposer import Draft
 from engine.step import ScheduledRequest, SchedulerOutput
 
@@ -25,10 +26,17 @@ class DraftModelProposer:
         runner: the draft model.
         sampler: the pipeline that also samples the target.
         max_len: positions that the draft model knows.
+        gate: ends chains early; None = nobody does.
     """
 
-    def __init__(self, runner: ModelRunner, sampler: Sampler, max_len: int) -> None:
-        self._drafter = ChainDrafter(runner, sampler)
+    def __init__(
+        self,
+        runner: ModelRunner,
+        sampler: Sampler,
+        max_len: int,
+        gate: DraftGate | None = None,
+    ) -> None:
+        self._drafter = ChainDrafter(runner, sampler, gate=gate)
         self._sampler = sampler
         self._max_len = max_len
         self._last_token_id = runner.loaded.vocab_size - 1
@@ -40,10 +48,13 @@ class DraftModelProposer:
         spans = [self._known_tokens(share) for share in shares]
         num_computed = [span.start + len(span.token_ids) for span in spans]
         spans = [span for span in spans if span.token_ids]
-        token_ids = self._drafter.draft(spans, chains_of(shares, self._sampler), sampling)
-        for index, share in enumerate(shares):
-            num_computed[index] += max(0, share.num_draft_tokens - 1)
-        return Draft(token_ids, [share.num_draft_tokens for share in shares], num_computed)
+        chains = chains_of(shares, self._sampler)
+        token_ids = self._drafter.draft(spans, chains, sampling)
+        counts = num_drafts_of(chains, shares)
+        drafting = [index for index, share in enumerate(shares) if share.num_draft_tokens]
+        for index, chain in zip(drafting, chains, strict=True):
+            num_computed[index] += chain.length - 1
+        return Draft(token_ids, counts, num_computed)
 
     def _known_tokens(self, share: ScheduledRequest) -> Span:
         request = share.request

@@ -13,7 +13,8 @@ from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import SamplingBatch
-from engine.speculative.draft_chains import ChainDrafter, chains_of
+from engine.speculative.draft_chains import ChainDrafter, chains_of, num_drafts_of
+from engine.speculative.margin_gate import DraftGate
 from engine.speculative.proposer import Draft
 from engine.step import SchedulerOutput
 
@@ -24,10 +25,13 @@ class LayerSkipProposer:
     Args:
         runner: runs the kept layers over the target's storage.
         sampler: the pipeline that also samples the target.
+        gate: ends chains early; None = nobody does.
     """
 
-    def __init__(self, runner: ModelRunner, sampler: Sampler) -> None:
-        self._drafter = ChainDrafter(runner, sampler)
+    def __init__(
+        self, runner: ModelRunner, sampler: Sampler, gate: DraftGate | None = None
+    ) -> None:
+        self._drafter = ChainDrafter(runner, sampler, gate=gate)
         self._sampler = sampler
 
     @torch.inference_mode()
@@ -40,8 +44,9 @@ class LayerSkipProposer:
                 assert share.samples, "drafts follow the last known token"
                 start = share.request.num_computed_tokens
                 spans.append(Span(share.request.token_ids[start:], start, share.block_ids, 1))
-        token_ids = self._drafter.draft(spans, chains_of(shares, self._sampler), sampling)
-        counts = [share.num_draft_tokens for share in shares]
+        chains = chains_of(shares, self._sampler)
+        token_ids = self._drafter.draft(spans, chains, sampling)
+        counts = num_drafts_of(chains, shares)
         # The verify pass computes for both, so the draft never lags.
         num_computed = [
             share.request.num_computed_tokens + share.num_tokens + share.num_draft_tokens

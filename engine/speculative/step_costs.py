@@ -75,6 +75,18 @@ class StepCosts:
 
     target: CostGrid
     draft: CostGrid | None = None
+    _draft_passes: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def draft_pass(self, num_seqs: float) -> float:
+        """Give the seconds of a draft pass; that of a fraction of one request is that fraction."""
+        if self.draft is None or num_seqs <= 0.0:
+            return 0.0
+        low = int(num_seqs)
+        while len(self._draft_passes) < low + 2:
+            count = len(self._draft_passes)
+            self._draft_passes.append(self.draft.by_rows(count, count)[count] if count else 0.0)
+        before, after = self._draft_passes[low : low + 2]
+        return before + (after - before) * (num_seqs - low)
 
 
 def interpolate(places: Sequence[int], values: Sequence[float], place: float) -> float:

@@ -15,7 +15,7 @@ _MEMORY_PASSES = 300
 _REQUEST_MEMORY_PASSES = 64
 _PRIOR_TOKENS = 10.0
 # A request is taken to be like the others until this many of its own tokens say otherwise.
-_REQUEST_PRIOR_TOKENS = 40.0
+_REQUEST_PRIOR_TOKENS = 80.0
 _NUM_BUCKETS = 12
 
 
@@ -36,8 +36,24 @@ class _Rate:
 
 
 @dataclass(slots=True)
+class Prospect:
+    """What a chain of a model's drafts promises, position by position.
+
+    Attributes:
+        accepted: for each, the chance that it is drafted and accepted with all before it.
+        drafted: for each, the chance that the chain gets so far; 1 where no gate ends chains.
+    """
+
+    accepted: list[float]
+    drafted: list[float]
+
+
+@dataclass(slots=True)
 class ModelSurvival:
     """Chances of a draft model's tokens: by position over all requests, and by request.
+
+    A chain that was ended before its planned length counts as not accepted there: what is learnt
+    is what planning so many positions brings, whoever ends chains.
 
     Args:
         num_positions: drafts of a pass at most.
@@ -46,34 +62,49 @@ class ModelSurvival:
 
     num_positions: int
     prior: float = 0.7
-    _positions: list[_Rate] = field(init=False)
+    _accepted: list[_Rate] = field(init=False)
+    _drafted: list[_Rate] = field(init=False)
     _overall: _Rate = field(default_factory=_Rate, init=False)
     _requests: dict[str, _Rate] = field(default_factory=dict, init=False)
+    _steps: list[tuple[float, float]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self._positions = [_Rate() for _ in range(self.num_positions)]
+        self._accepted = [_Rate() for _ in range(self.num_positions)]
+        self._drafted = [_Rate() for _ in range(self.num_positions)]
 
-    def observe(self, request_id: str, num_verified: int, num_accepted: int) -> None:
+    def observe(
+        self, request_id: str, num_planned: int, num_verified: int, num_accepted: int
+    ) -> None:
         """Learn from one pass; positions behind the first rejection say nothing."""
-        num_tried = min(num_accepted + 1, num_verified)
-        for position in range(min(num_tried, self.num_positions)):
-            self._positions[position].observe(1, position < num_accepted, _MEMORY_PASSES)
+        num_planned = min(num_planned, self.num_positions)
+        num_tried = min(num_accepted + 1, num_planned)
+        for position in range(num_tried):
+            self._accepted[position].observe(1, position < num_accepted, _MEMORY_PASSES)
+        for position in range(min(num_verified + 1, num_planned)):
+            self._drafted[position].observe(1, position < num_verified, _MEMORY_PASSES)
         self._overall.observe(num_tried, num_accepted, _MEMORY_PASSES)
         own = self._requests.setdefault(request_id, _Rate())
         own.observe(num_tried, num_accepted, _REQUEST_MEMORY_PASSES)
+        self._steps = None
 
-    def survival(self, request_id: str, limit: int) -> list[float]:
-        """Give the chance that each of the next `limit` drafts is accepted with all before it."""
+    def prospect(self, request_id: str | None, limit: int) -> Prospect:
+        """Give what the next `limit` drafts promise, of a request or of anybody."""
         overall = self._overall.estimate(self.prior, _PRIOR_TOKENS)
-        own = self._requests.get(request_id)
+        if self._steps is None:
+            self._steps = [
+                (a.estimate(overall, _PRIOR_TOKENS), d.estimate(1.0, 1.0))
+                for a, d in zip(self._accepted, self._drafted, strict=True)
+            ]
+        own = None if request_id is None else self._requests.get(request_id)
         shift = 0.0 if own is None else own.estimate(overall, _REQUEST_PRIOR_TOKENS) - overall
-        chances: list[float] = []
-        chance = 1.0
-        for rate in self._positions[:limit]:
-            step = rate.estimate(overall, _PRIOR_TOKENS) + shift
-            chance *= min(max(step, 0.0), 0.99)
-            chances.append(chance)
-        return chances
+        found = Prospect([], [])
+        accepted = drafted = 1.0
+        for step, reach in self._steps[:limit]:
+            drafted *= reach
+            accepted *= min(max(step + shift, 0.0), 0.99)
+            found.accepted.append(min(accepted, drafted))
+            found.drafted.append(drafted)
+        return found
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""

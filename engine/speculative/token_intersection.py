@@ -12,6 +12,7 @@ from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import SamplingBatch
 from engine.speculative.draft_chains import ChainDrafter
 from engine.speculative.foreign_draft import ForeignModel, ForeignRound, catch_up
+from engine.speculative.margin_gate import DraftGate
 from engine.speculative.proposer import Draft
 from engine.step import SchedulerOutput
 
@@ -23,9 +24,16 @@ class TokenIntersectionProposer:
         model: the draft.
         sampler: the pipeline that also samples the target.
         vocab_size: the width of the target's logits.
+        gate: ends chains early; None = nobody does.
     """
 
-    def __init__(self, model: ForeignModel, sampler: Sampler, vocab_size: int) -> None:
+    def __init__(
+        self,
+        model: ForeignModel,
+        sampler: Sampler,
+        vocab_size: int,
+        gate: DraftGate | None = None,
+    ) -> None:
         self._model = model
         self._sampler = sampler
         self._texts = model.make_texts(is_mapped=True)
@@ -43,6 +51,7 @@ class TokenIntersectionProposer:
             sampler,
             to_target=lambda logits: logits[:, table].add_(self._outside),
             to_draft=lambda token_ids: table[token_ids],
+            gate=gate,
         )
 
     @torch.inference_mode()
@@ -55,8 +64,8 @@ class TokenIntersectionProposer:
         chains = [drafting.chain for drafting in ready]
         token_ids = self._drafter.draft(spans, chains, sampling)
         rows = token_ids.tolist()
-        for drafting in ready:
-            drafting.num_drafts = drafting.num_passes
-            row = rows[drafting.row][: drafting.num_passes]
+        for drafting, chain in zip(ready, chains, strict=True):
+            drafting.num_drafts = chain.length
+            row = rows[drafting.row][: chain.length]
             drafting.settle([self._draft_ids[token_id] for token_id in row])
         return drafts.end(ready, token_ids)

@@ -96,7 +96,7 @@ class World:
 
     def _seconds(self, plans: list[DraftPlan]) -> tuple[float, float]:
         """What the tables say, so that nothing is corrected."""
-        costs = self.controller._costs
+        costs = self.controller._prices.costs
         rows = len(plans) + sum(plan.num_tokens for plan in plans)
         longest = max(plan.num_model_tokens for plan in plans)
         passes = [sum(p.num_model_tokens > place for p in plans) for place in range(longest)]
@@ -153,8 +153,8 @@ def test_a_batch_gives_its_rows_to_those_that_accept_more() -> None:
     both = CostGrid([1, 2], [1, 9], [[5 * MS, 9 * MS], [6 * MS, 14 * MS]])
     controller = Controller(StepCosts(both, flat(0.1 * MS)), nothing, 8)
     for _ in range(100):
-        controller._models[True].observe("good", 4, 4)
-        controller._models[True].observe("bad", 4, 0)
+        controller._models[True].observe("good", 4, 4, 4)
+        controller._models[True].observe("bad", 4, 4, 0)
     good, bad = controller.plan([room("good"), room("bad")])
     assert good.num_tokens >= 2
     assert bad.num_tokens == 0
@@ -190,7 +190,7 @@ def test_the_model_drafts_where_it_promises_more_than_what_is_known() -> None:
     costs = StepCosts(flat(5 * MS), flat(0.05 * MS))
     controller = Controller(costs, known(1, 0.2), 8)
     for _ in range(100):
-        controller._models[True].observe("a", 8, 7)
+        controller._models[True].observe("a", 8, 8, 7)
     (plan,) = controller.plan([room()])
     assert plan.known is None
     assert plan.num_model_tokens > 3
@@ -203,7 +203,7 @@ def test_steps_that_take_longer_than_the_table_says_correct_it() -> None:
         controller.observe(
             SchedulerOutput([share]), ModelOutput([RequestOutcome([7])]), 0.0, 10 * MS
         )
-    assert controller._slowness == pytest.approx(2.0, abs=0.05)
+    assert controller._prices.target_pass(1, 1) == pytest.approx(10 * MS, rel=0.02)
 
 
 def test_a_table_is_read_between_its_points_and_never_falls() -> None:
@@ -218,20 +218,67 @@ def test_a_table_is_read_between_its_points_and_never_falls() -> None:
 def test_survival_falls_with_the_position_and_learns_by_request() -> None:
     survival = ModelSurvival(4)
     for _ in range(50):
-        survival.observe("a", 4, 3)
-    chances = survival.survival("a", 4)
+        survival.observe("a", 4, 4, 3)
+    chances = survival.prospect("a", 4).accepted
     assert chances == sorted(chances, reverse=True)
     assert chances[2] > 0.6 > chances[3]
     survival.evict(["a", "unknown"])
-    assert survival.survival("a", 2) == survival.survival("b", 2)
+    assert survival.prospect("a", 2) == survival.prospect("b", 2)
 
 
 def test_positions_behind_the_first_rejection_say_nothing() -> None:
     survival = ModelSurvival(4, prior=0.5)
     for _ in range(200):
-        survival.observe("a", 4, 0)
-    assert survival._positions[0].tried > 10
-    assert survival._positions[1].tried == 0
+        survival.observe("a", 4, 4, 0)
+    assert survival._accepted[0].tried > 10
+    assert survival._accepted[1].tried == 0
+
+
+def test_a_chain_that_was_ended_counts_as_not_accepted_behind_its_end() -> None:
+    survival = ModelSurvival(4)
+    for _ in range(200):
+        survival.observe("a", 4, 2, 2)
+    prospect = survival.prospect(None, 4)
+    assert prospect.accepted[1] > 0.9
+    assert prospect.accepted[2] < 0.1
+    assert prospect.drafted[1] > 0.9
+    assert prospect.drafted[2] < 0.1
+
+
+def gated(draft: CostGrid, target: CostGrid) -> Controller:
+    return Controller(StepCosts(target, draft), nothing, 8, has_gate=True)
+
+
+def test_a_chain_with_a_gate_is_planned_in_full_and_alike_for_all() -> None:
+    controller = gated(flat(1 * MS), flat(5 * MS))
+    plans = controller.plan([room("a"), room("b"), room("c", num_tokens=3)])
+    assert [plan.num_model_tokens for plan in plans] == [8, 8, 3]
+
+
+def test_a_chain_with_a_gate_is_not_begun_where_drafts_do_not_pay() -> None:
+    controller = gated(flat(6 * MS), flat(5 * MS))
+    plans = controller.plan([room("a"), room("b")])
+    assert [plan.num_tokens for plan in plans] == [0, 0]
+    assert controller.estimated_speedup == 1.0
+
+
+def test_greedy_and_sampled_requests_are_judged_apart() -> None:
+    rows = CostGrid([1, 2], [1, 9], [[5 * MS, 9 * MS], [6 * MS, 14 * MS]])
+    controller = gated(flat(0.5 * MS), rows)
+    for _ in range(200):
+        controller._models[True].observe("a", 8, 8, 8)
+        controller._models[False].observe("b", 8, 8, 0)
+    greedy, sampled = controller.plan([room("a"), room("b", temperature=1.0)])
+    assert greedy.num_model_tokens == 8
+    assert sampled.num_model_tokens == 0
+
+
+def test_a_gate_is_opened_with_what_the_step_is_worth() -> None:
+    controller = gated(flat(1 * MS), flat(5 * MS))
+    controller.plan([room("a")])
+    exchange = controller.gate._exchange
+    assert exchange is not None
+    assert exchange.tokens_per_second == pytest.approx(controller.estimated_speedup / (5 * MS))
 
 
 def test_claims_that_were_right_stay() -> None:

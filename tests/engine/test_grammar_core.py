@@ -201,10 +201,10 @@ def count_drafts(engine: EngineCore, passes: list[int], monkeypatch: pytest.Monk
     """Note every drafted row."""
     sample = engine._sampler.sample
 
-    def note(*args: Any, with_logprobs: bool = True) -> Any:
+    def note(*args: Any, with_logprobs: bool = True, **options: Any) -> Any:
         if not with_logprobs:
             passes.extend(args[2].request_index)
-        return sample(*args, with_logprobs=with_logprobs)
+        return sample(*args, with_logprobs=with_logprobs, **options)
 
     monkeypatch.setattr(engine._sampler, "sample", note)
 

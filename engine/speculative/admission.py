@@ -1,0 +1,96 @@
+"""Ranks draft positions of all requests and admits them while tokens per second rise.
+
+Knows chances and prices; refuses to know where either comes from. Pure Python, and on the path of
+every step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from engine.speculative.pass_prices import PassPrices
+
+# Speculation must promise at least this much before the plain path is left.
+_LEAST_GAIN = 1.02
+
+
+class Slot(NamedTuple):
+    """One draft position, of one request or of several that are alike.
+
+    Slots sort in the order in which they are admitted.
+
+    Attributes:
+        rank: minus the chance by row; never below that of the position before.
+        group: of the requests.
+        position: in the draft.
+        tokens: expected to be accepted.
+        rows: expected to be drafted, each a row of the target.
+        is_model: whether a model drafts.
+        lag_seconds: what catching up costs first.
+    """
+
+    rank: float
+    group: int
+    position: int
+    tokens: float
+    rows: float
+    is_model: bool
+    lag_seconds: float = 0.0
+
+
+class Admission(NamedTuple):
+    """What was admitted.
+
+    Attributes:
+        slots: in the order in which they were.
+        tokens_per_second: expected of the step.
+        speed_up: the same over that of a step without drafts.
+    """
+
+    slots: Sequence[Slot]
+    tokens_per_second: float
+    speed_up: float
+
+
+def admit(
+    slots: Sequence[Slot], num_seqs: int, prices: PassPrices, max_positions: int
+) -> Admission:
+    """Admit slots, best first, up to where expected tokens per second are highest.
+
+    Args:
+        slots: of all requests, in any order.
+        num_seqs: requests, each of which emits a token of its own.
+        prices: what passes cost.
+        max_positions: beyond the last position of a model's draft.
+    """
+    ordered = sorted(slots)
+    most_rows = num_seqs + sum(slot.rows for slot in slots)
+    seconds = prices.target_by_rows(num_seqs, int(most_rows) + 2)
+    passes = [prices.draft_pass(count) for count in range(num_seqs + 2)]
+    drafting = [0.0] * max_positions
+    tokens = rows = float(num_seqs)
+    plain = best = tokens / prices.target.at(seconds[num_seqs])
+    num_best = 0
+    draft_seconds = 0.0
+    for count, slot in enumerate(ordered, 1):
+        tokens += slot.tokens
+        rows += slot.rows
+        if slot.is_model:
+            before = drafting[slot.position]
+            drafting[slot.position] = after = before + slot.rows
+            draft_seconds += _between(passes, after) - _between(passes, before) + slot.lag_seconds
+        step_seconds = prices.target.at(_between(seconds, rows))
+        if draft_seconds:
+            step_seconds += draft_seconds + max(prices.draft.start, 0.0)
+        goodput = tokens / step_seconds
+        if goodput > best:
+            best, num_best = goodput, count
+    if best < plain * _LEAST_GAIN:
+        return Admission([], plain, 1.0)
+    return Admission(ordered[:num_best], best, best / plain)
+
+
+def _between(values: Sequence[float], place: float) -> float:
+    low = int(place)
+    return values[low] + (values[low + 1] - values[low]) * (place - low)

@@ -1,0 +1,59 @@
+"""Prices of passes: the table's, until steps say otherwise."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from engine.speculative.pass_prices import Line, PassPrices
+from engine.speculative.step_costs import CostGrid, StepCosts
+
+
+def flat(seconds: float) -> CostGrid:
+    return CostGrid([1, 64], [1, 9], [[seconds, seconds], [seconds, seconds]])
+
+
+def test_the_table_holds_until_something_was_seen() -> None:
+    line = Line()
+    assert line.at(0.005) == 0.005
+
+
+def test_a_machine_that_is_slower_is_slower_in_proportion() -> None:
+    line = Line()
+    for _ in range(50):
+        line.observe(0.01, 0.018)
+    assert line.at(0.01) == pytest.approx(0.018)
+    assert line.at(0.02) == pytest.approx(0.036)
+
+
+def test_a_constant_part_is_found_where_passes_differ() -> None:
+    line, rng = Line(), random.Random(2)
+    for _ in range(2000):
+        seconds = rng.uniform(0.01, 0.03)
+        line.observe(seconds, 0.004 + 1.5 * seconds)
+    assert line.slope == pytest.approx(1.5, rel=0.05)
+    assert line.start == pytest.approx(0.004, rel=0.2)
+
+
+def test_one_step_that_was_held_up_changes_little() -> None:
+    line = Line()
+    for _ in range(50):
+        line.observe(0.01, 0.01)
+    line.observe(0.01, 10.0)
+    assert line.at(0.01) < 0.0105
+
+
+def test_a_step_is_priced_by_its_passes() -> None:
+    prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
+    for _ in range(100):
+        prices.observe(2, 6, [3, 1], draft_seconds=0.006, target_seconds=0.030)
+    assert prices.target_pass(2, 6) == pytest.approx(0.030)
+    # Three passes of 1 ms by the table took 6 ms.
+    assert prices.draft_pass(1) == pytest.approx(0.002, rel=0.01)
+
+
+def test_a_step_without_drafts_says_nothing_of_the_draft() -> None:
+    prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
+    prices.observe(2, 2, [0, 0], draft_seconds=1.0, target_seconds=0.010)
+    assert prices.draft_pass(1) == 0.001
