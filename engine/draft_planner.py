@@ -31,6 +31,11 @@ class DraftRoom:
     num_tokens: int
     num_model_tokens: int
 
+    @property
+    def draft_lag(self) -> int:
+        """Tokens that the target has computed and the draft model has not."""
+        return self.request.num_computed_tokens - self.request.num_draft_computed_tokens
+
 
 @dataclass(slots=True)
 class DraftPlan:
@@ -59,7 +64,7 @@ class DraftPlanner(Protocol):
 
 
 class FixedPlanner:
-    """Gives everybody what is known, else the same number of the model's drafts.
+    """Gives everybody what is known and promises most, else as many of the model's drafts.
 
     Args:
         known_drafts: gives drafts that need no model; None = there are none.
@@ -78,7 +83,8 @@ class FixedPlanner:
         num_model_tokens = min(room.num_model_tokens, self._num_model_tokens)
         limit = min(room.num_tokens, max(MAX_KNOWN_DRAFT_TOKENS, self._num_model_tokens))
         if self._known_drafts is not None and limit > 0:
-            known = self._known_drafts(room.request, limit)
+            said = self._known_drafts(room.request, limit)
+            known = max(said, key=lambda known: known.num_expected, default=None)
             if known is not None and not _is_better_continued(known, num_model_tokens):
                 return DraftPlan(known)
         return DraftPlan(None, num_model_tokens)

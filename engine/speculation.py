@@ -11,10 +11,11 @@ from engine.request import SpeculationStats
 from engine.runner.model_runner import ModelRunner
 from engine.runner.step_timer import load_or_measure
 from engine.sampling.sampler import Sampler
+from engine.speculative.arbiter import Arbiter
 from engine.speculative.controller import Controller
 from engine.speculative.draft_model import DraftModelProposer
 from engine.speculative.foreign_draft import ForeignModel
-from engine.speculative.known_tokens import KnownTokens, KnownTokensProposer
+from engine.speculative.known_tokens import KnownTokens
 from engine.speculative.layer_skip import LayerSkipProposer
 from engine.speculative.margin_gate import DraftGate
 from engine.speculative.proposer import NoProposer, Proposer
@@ -61,7 +62,7 @@ class Speculation:
         self.planner = self._make_planner(config, models, target, draft)
         gate = None if self._controller is None else self._controller.gate
         drafter = _drafter(config, models, draft, sampler, gate)
-        self.proposer = KnownTokensProposer(drafter, target.loaded.device)
+        self.proposer = Arbiter(drafter, target.loaded.device, lambda: sampler.noise_seconds)
 
     def observe(
         self,
@@ -72,7 +73,11 @@ class Speculation:
     ) -> None:
         """Learn from a step."""
         if self._controller is not None:
-            self._controller.observe(scheduled, output, draft_seconds, target_seconds)
+            # Noise that was drawn for drafts is noise that the target need not draw.
+            shared = self.proposer.noise_seconds
+            self._controller.observe(
+                scheduled, output, draft_seconds - shared, target_seconds + shared
+            )
 
     def evict(self, request_ids: list[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""

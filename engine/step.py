@@ -18,16 +18,25 @@ class KnownDraft:
     Attributes:
         token_ids: at least one.
         drafter: who says so.
-        survival: for each, how likely it is thought to be accepted.
+        survival: for each, how likely it is thought to be accepted with all before it.
     """
 
     token_ids: list[int]
     drafter: str
     survival: list[float]
 
+    @property
+    def num_expected(self) -> float:
+        """Tokens that are thought to be accepted."""
+        return sum(self.survival)
 
-KnownDrafts = Callable[[Request, int], KnownDraft | None]
-"""Gives what is known of a request's next tokens, at most so many of them."""
+    def cut(self, count: int) -> KnownDraft:
+        """Give the first tokens of it."""
+        return KnownDraft(self.token_ids[:count], self.drafter, self.survival[:count])
+
+
+KnownDrafts = Callable[[Request, int], list[KnownDraft]]
+"""Gives what is said of a request's next tokens, at most so many of them, by each who knows."""
 
 
 @dataclass(slots=True)

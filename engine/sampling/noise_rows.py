@@ -5,6 +5,7 @@ Knows which (request, position) each row of noise belongs to; what the noise is,
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -37,12 +38,16 @@ class NoiseRows:
 
     Target and draft read the same rows. A position whose draft was rejected is sampled again in
     the next step, from the same noise; one that nobody drafted costs nothing.
+
+    Attributes:
+        seconds: time spent drawing so far.
     """
 
     def __init__(self) -> None:
         self._batch: SamplingBatch | None = None
         self._noise = torch.zeros(0, 0)
         self._places: dict[str, _Place] = {}
+        self.seconds = 0.0
 
     def rows(self, batch: SamplingBatch, rows: Rows, chosen: Sequence[int]) -> torch.Tensor:
         """The noise of some rows, whose requests all sample (temperature above 0).
@@ -112,9 +117,11 @@ class NoiseRows:
     ) -> None:
         if not missing:
             return
+        started = time.perf_counter()
         seeds, choices, positions = ([key[i] for key in missing] for i in range(3))
         fresh = gumbel_noise(seeds, choices, positions, batch.vocab_size, batch.device)
         self._noise[torch.tensor(rows).to(batch.device)] = fresh
+        self.seconds += time.perf_counter() - started
 
 
 def _key(request: Request, position: int) -> tuple[int, int, int]:

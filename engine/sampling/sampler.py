@@ -64,6 +64,11 @@ class Sampler:
         self._biases = TokenBiases(vocab_size, torch.device(device))
         self._noise = NoiseRows()
 
+    @property
+    def noise_seconds(self) -> float:
+        """Time spent drawing noise so far, for drafts and for the target."""
+        return self._noise.seconds
+
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         ended = list(request_ids)

@@ -25,8 +25,8 @@ class Slot(NamedTuple):
         group: of the requests.
         position: in the draft.
         tokens: expected to be accepted.
-        rows: expected to be drafted, each a row of the target.
-        is_model: whether a model drafts.
+        rows: expected to be verified, each a row of the target.
+        passes: expected to be drafted by a model, one in each pass.
         lag_seconds: what catching up costs first.
     """
 
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
     position: int
     tokens: float
     rows: float
-    is_model: bool
+    passes: float = 0.0
     lag_seconds: float = 0.0
 
 
@@ -76,9 +76,9 @@ def admit(
     for count, slot in enumerate(ordered, 1):
         tokens += slot.tokens
         rows += slot.rows
-        if slot.is_model:
+        if slot.passes:
             before = drafting[slot.position]
-            drafting[slot.position] = after = before + slot.rows
+            drafting[slot.position] = after = before + slot.passes
             draft_seconds += _between(passes, after) - _between(passes, before) + slot.lag_seconds
         step_seconds = prices.target.at(_between(seconds, rows))
         if draft_seconds:

@@ -10,26 +10,50 @@ what drafts bring (`survival.py`). How far a chain really goes, its gate decides
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS, DraftPlan, DraftRoom
-from engine.request import DRAFT_MODEL, Request
+from engine.request import Request
 from engine.speculative.admission import Admission, Slot, admit
+from engine.speculative.claims import Claims, Weighed
 from engine.speculative.margin_gate import Exchange, MarginGate
 from engine.speculative.pass_prices import PassPrices
+from engine.speculative.probes import Probes
 from engine.speculative.step_costs import StepCosts
-from engine.speculative.survival import ClaimedSurvival, ModelSurvival, Prospect
-from engine.step import KnownDraft, KnownDrafts, ModelOutput, SchedulerOutput
+from engine.speculative.survival import ChainEnd, ModelSurvival, Prospect
+from engine.step import (
+    KnownDraft,
+    KnownDrafts,
+    ModelOutput,
+    RequestOutcome,
+    ScheduledRequest,
+    SchedulerOutput,
+)
 
-# A draft model that was given up is tried again after so many steps, then after twice as many.
-_FIRST_PROBE_STEPS = 32
-_LAST_PROBE_STEPS = 1024
-_PROBE_TOKENS = 2
-_MAX_PROBED = 4
-# So often one request drafts further than planned, so that its chances there are known too.
-_STRETCH_STEPS = 48
-_STRETCH_TOKENS = 2
+_Kind = tuple[bool, bool]
+"""Whether a request is greedy, and whether the last draft of it was rejected: what follows upon a
+rejection is as hard to guess as what led to it."""
+
 # A lagging draft's catch-up is paid back over about so many passes.
 _CATCH_UP_PASSES = 16
+# Tokens that a pass of one request takes in for the price of one.
+_TOKENS_PER_PASS = 16
+# Where nothing pays, only every so many steps it is asked again.
+_REST_STEPS = 4
+
+
+@dataclass(slots=True)
+class _Group:
+    """Requests that are alike, so that one decision holds for all.
+
+    Attributes:
+        members: places among the step's requests.
+        known: what they verify; None where a model drafts.
+    """
+
+    members: list[int]
+    known: KnownDraft | None = None
 
 
 class Controller:
@@ -57,27 +81,35 @@ class Controller:
         self._prices = PassPrices(costs)
         self._known_drafts = known_drafts
         self._max_model_tokens = max_model_tokens if costs.draft is not None else 0
-        self._models = {greedy: ModelSurvival(max_model_tokens) for greedy in (False, True)}
+        self._models = {
+            kind: ModelSurvival(max_model_tokens) for kind in product((False, True), repeat=2)
+        }
+        self._rejected: set[str] = set()
         self.gate = MarginGate()
         self._has_gate = has_gate
-        self._claims: dict[str, ClaimedSurvival] = {}
-        self._unverified: dict[str, tuple[int, KnownDraft]] = {}
-        self._num_idle_steps = 0
-        self._probe_steps = _FIRST_PROBE_STEPS
-        self._num_drafting_steps = 0
+        self._claims = Claims()
+        self._probes = Probes(self._max_model_tokens, stretches=not has_gate)
+        self._exchange: Exchange | None = None
+        self._num_rested_steps = 0
         self.estimated_speedup = 1.0
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
-        knowns = [self._known(room) for room in rooms]
-        groups, slots = self._offers(rooms, knowns)
-        admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
-        self.estimated_speedup = admitted.speed_up
-        plans = self._plans(admitted, groups, rooms, knowns)
-        num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
-        self.gate.open(Exchange(admitted.tokens_per_second, self._prices, len(rooms), num_rows))
-        self._probe(rooms, plans)
-        self._watch(rooms, knowns, plans)
+        said = [self._said(room) for room in rooms]
+        plans = [DraftPlan()] * len(rooms)
+        if any(said) or not self._rests():
+            groups, slots = self._offers(rooms, said)
+            admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
+            self.estimated_speedup = admitted.speed_up
+            self._fill(plans, admitted, groups, rooms)
+            num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
+            rate = admitted.tokens_per_second
+            setbacks = self._setback(False), self._setback(True)
+            self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, setbacks)
+        is_probe = self._probes.add_to(rooms, plans)
+        self.gate.open(None if is_probe else self._exchange)
+        for room, drafts, plan in zip(rooms, said, plans, strict=True):
+            self._claims.watch(room.request, drafts, plan.known)
         return plans
 
     def observe(
@@ -90,16 +122,19 @@ class Controller:
         """Learn from a step: what was accepted, and what it took."""
         for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
             num_drafts, num_accepted = outcome.num_draft_tokens, outcome.num_accepted_tokens
-            known = share.known_draft
-            if not num_drafts:
-                continue
-            if known is None:
-                survival = self._models[share.request.params.is_greedy]
-                num_planned = max(share.num_draft_tokens, num_drafts)
-                survival.observe(share.request.request_id, num_planned, num_drafts, num_accepted)
-                self.gate.observe(share.request, num_drafts, num_accepted)
-            else:
-                self._claim(known.drafter).observe(known.survival[:num_drafts], num_accepted)
+            request, known = share.request, share.known_draft
+            if known is not None:
+                self._claims.observe(known, num_drafts, num_accepted)
+            elif num_drafts or (share.num_draft_tokens and self._has_gate):
+                end = ChainEnd(
+                    share.num_draft_tokens, self._num_drafted(share, outcome), num_drafts
+                )
+                self._models[self._kind(request)].observe(request.request_id, end, num_accepted)
+                self.gate.observe(request, num_drafts, num_accepted)
+                if num_accepted < num_drafts:
+                    self._rejected.add(request.request_id)
+                else:
+                    self._rejected.discard(request.request_id)
         self._observe_costs(scheduled, output, draft_seconds, target_seconds)
 
     def evict(self, request_ids: Iterable[str]) -> None:
@@ -107,138 +142,105 @@ class Controller:
         ended = list(request_ids)
         for survival in self._models.values():
             survival.evict(ended)
-        for request_id in ended:
-            self._unverified.pop(request_id, None)
+        self._claims.evict(ended)
+        self._rejected.difference_update(ended)
 
-    def _known(self, room: DraftRoom) -> KnownDraft | None:
+    def _num_drafted(self, share: ScheduledRequest, outcome: RequestOutcome) -> int:
+        """Give a chain's length, what its gate dropped included."""
+        if not share.num_draft_tokens:
+            return 0
+        return max(outcome.num_draft_tokens, self.gate.num_drafted(share.request))
+
+    def _said(self, room: DraftRoom) -> list[KnownDraft]:
         limit = min(room.num_tokens, MAX_KNOWN_DRAFT_TOKENS)
-        return self._known_drafts(room.request, limit) if limit > 0 else None
+        return self._known_drafts(room.request, limit) if limit > 0 else []
+
+    def _rests(self) -> bool:
+        if not self._probes.is_idle:
+            self._num_rested_steps = 0
+            return False
+        self._num_rested_steps = (self._num_rested_steps + 1) % _REST_STEPS
+        return self._num_rested_steps > 0
 
     def _offers(
-        self, rooms: Sequence[DraftRoom], knowns: Sequence[KnownDraft | None]
-    ) -> tuple[list[list[int]], list[Slot]]:
-        """Give what could be drafted: by whoever promises more, what is known or the model.
-
-        Returns:
-            Requests that are alike in groups, and the slots of all groups.
-        """
-        groups: list[list[int]] = []
+        self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
+    ) -> tuple[list[_Group], list[Slot]]:
+        """Give what could be drafted: by whoever promises more, what is known or the model."""
+        groups: list[_Group] = []
         slots: list[Slot] = []
-        alike: dict[tuple[bool, int], list[int]] = {}
-        for index, (room, known) in enumerate(zip(rooms, knowns, strict=True)):
+        alike: dict[tuple[_Kind, int, bool], _Group] = {}
+        for index, (room, drafts) in enumerate(zip(rooms, said, strict=True)):
             limit = min(room.num_model_tokens, self._max_model_tokens)
-            is_greedy = room.request.params.is_greedy
-            claimed = [] if known is None else self._better_known(room, known, limit, len(rooms))
-            if claimed:
-                groups.append([index])
-                slots += [
-                    Slot(-chance, len(groups) - 1, place, chance, 1.0, False)
-                    for place, chance in enumerate(claimed)
-                ]
-            elif limit and self._has_gate and _lag(room.request) <= 1:
+            known = self._claims.best(drafts)
+            if known is not None and self._is_better(known, room, limit, len(rooms)):
+                slots += _known_slots(len(groups), known)
+                groups.append(_Group([index], known.draft))
+            elif limit and self._has_gate:
                 # Before its drafts are seen, the gate knows nothing that tells one from another.
-                alike.setdefault((is_greedy, limit), []).append(index)
+                key = (self._kind(room.request), limit, room.draft_lag > 1)
+                alike.setdefault(key, _Group([])).members.append(index)
             elif limit:
-                groups.append([index])
-                prospect = self._models[is_greedy].prospect(room.request.request_id, limit)
-                lag_seconds = self._lag_seconds(room.request)
-                slots += _model_slots(len(groups) - 1, prospect, 1, lag_seconds)
-        for (is_greedy, limit), members in alike.items():
-            groups.append(members)
-            prospect = self._models[is_greedy].prospect(None, limit)
-            slots += _model_slots(len(groups) - 1, prospect, len(members), 0.0)
+                prospect = self._prospect(room, limit)
+                slots += _model_slots(len(groups), prospect, 1, self._lag_seconds(room))
+                groups.append(_Group([index]))
+        for (kind, limit, _), group in alike.items():
+            prospect = self._models[kind].prospect(None, limit)
+            lag_seconds = sum(self._lag_seconds(rooms[index]) for index in group.members)
+            slots += _model_slots(len(groups), prospect, len(group.members), lag_seconds)
+            groups.append(group)
         return groups, slots
 
-    def _better_known(
-        self, room: DraftRoom, known: KnownDraft, limit: int, num_seqs: int
-    ) -> list[float]:
-        """Give a known draft's chances, or none where the model promises more for its price."""
-        claimed = self._claim(known.drafter).survival(known.survival)
+    def _is_better(self, known: Weighed, room: DraftRoom, limit: int, num_seqs: int) -> bool:
+        """Whether a known draft promises more than the model does beyond its price."""
         if not limit:
-            return claimed
-        request = room.request
-        model = self._models[request.params.is_greedy].prospect(request.request_id, limit)
+            return True
+        model = self._prospect(room, limit)
+        # A request's share of the passes, in tokens that its share of a plain step would give.
         seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs)
         price = seconds / self._prices.target_pass(num_seqs, num_seqs)
-        return claimed if sum(claimed) >= sum(model.accepted) - price else []
+        return known.num_expected >= sum(model.accepted) - price
 
-    def _lag_seconds(self, request: Request) -> float:
+    def _prospect(self, room: DraftRoom, limit: int) -> Prospect:
+        request = room.request
+        return self._models[self._kind(request)].prospect(request.request_id, limit)
+
+    def _kind(self, request: Request) -> _Kind:
+        return request.params.is_greedy, request.request_id in self._rejected
+
+    def _setback(self, is_greedy: bool) -> float:
+        """Give the tokens by which a pass behind a rejection falls short of others."""
+        limit = self._max_model_tokens
+        after = [
+            self._models[is_greedy, rejected].prospect(None, limit) for rejected in (False, True)
+        ]
+        return max(0.0, sum(after[0].accepted) - sum(after[1].accepted))
+
+    def _lag_seconds(self, room: DraftRoom) -> float:
         """Give a catch-up's share of this step, where the draft lags by more than a pass leaves."""
-        lag = _lag(request)
-        return self._prices.draft_pass(1) * lag / (16 * _CATCH_UP_PASSES) if lag > 1 else 0.0
+        if room.draft_lag <= 1:
+            return 0.0
+        return self._prices.draft_pass(1) * room.draft_lag / (_TOKENS_PER_PASS * _CATCH_UP_PASSES)
 
-    def _plans(
+    def _fill(
         self,
+        plans: list[DraftPlan],
         admitted: Admission,
-        groups: Sequence[Sequence[int]],
+        groups: Sequence[_Group],
         rooms: Sequence[DraftRoom],
-        knowns: Sequence[KnownDraft | None],
-    ) -> list[DraftPlan]:
+    ) -> None:
         counts = [0] * len(groups)
-        is_model = [False] * len(groups)
         for slot in admitted.slots:
             counts[slot.group] += 1
-            is_model[slot.group] = slot.is_model
-        plans = [DraftPlan()] * len(rooms)
-        for members, count, drafts in zip(groups, counts, is_model, strict=True):
-            for index in members if count else ():
-                room = rooms[index]
-                if not drafts:
-                    plans[index] = _known_plan(knowns[index], count)
+        for group, count in zip(groups, counts, strict=True):
+            for index in group.members if count else ():
+                if group.known is not None:
+                    plans[index] = DraftPlan(group.known.cut(count))
                 elif self._has_gate:
                     # Where a chain ends, the gate sees better than any plan.
-                    limit = min(room.num_model_tokens, self._max_model_tokens)
+                    limit = min(rooms[index].num_model_tokens, self._max_model_tokens)
                     plans[index] = DraftPlan(None, limit)
                 else:
                     plans[index] = DraftPlan(None, count)
-        return plans
-
-    def _probe(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> None:
-        """Now and then try the model where it was given up, so that a change is noticed."""
-        if not self._max_model_tokens:
-            return
-        drafting = [place for place, plan in enumerate(plans) if plan.num_model_tokens]
-        if drafting:
-            self._num_idle_steps, self._probe_steps = 0, _FIRST_PROBE_STEPS
-            if not self._has_gate:
-                self._stretch(rooms, plans, drafting)
-            return
-        self._num_idle_steps += 1
-        if self._num_idle_steps < self._probe_steps:
-            return
-        self._num_idle_steps = 0
-        self._probe_steps = min(2 * self._probe_steps, _LAST_PROBE_STEPS)
-        idle = [place for place, plan in enumerate(plans) if not plan.num_tokens]
-        for place in idle[:_MAX_PROBED]:
-            plans[place] = DraftPlan(None, min(_PROBE_TOKENS, rooms[place].num_model_tokens))
-
-    def _stretch(
-        self, rooms: Sequence[DraftRoom], plans: list[DraftPlan], drafting: Sequence[int]
-    ) -> None:
-        self._num_drafting_steps += 1
-        if self._num_drafting_steps % _STRETCH_STEPS == 0:
-            place = drafting[self._num_drafting_steps // _STRETCH_STEPS % len(drafting)]
-            limit = min(rooms[place].num_model_tokens, self._max_model_tokens)
-            longer = plans[place].num_model_tokens + _STRETCH_TOKENS
-            plans[place] = DraftPlan(None, min(longer, limit))
-
-    def _watch(
-        self,
-        rooms: Sequence[DraftRoom],
-        knowns: Sequence[KnownDraft | None],
-        plans: Sequence[DraftPlan],
-    ) -> None:
-        """Compare drafts that nobody verified with what was written instead; it costs nothing."""
-        for room, known, plan in zip(rooms, knowns, plans, strict=True):
-            request = room.request
-            seen = self._unverified.pop(request.request_id, None)
-            if seen is not None:
-                written = request.token_ids[seen[0] :]
-                claimed = seen[1].survival[: len(written)]
-                accepted = _num_equal(seen[1].token_ids, written)
-                self._claim(seen[1].drafter).observe(claimed, accepted)
-            if known is not None and plan.known is None:
-                self._unverified[request.request_id] = (request.num_tokens, known)
 
     def _observe_costs(
         self,
@@ -252,15 +254,18 @@ class Controller:
             return
         num_rows = len(shares) + sum(outcome.num_draft_tokens for outcome in output.outcomes)
         lengths = [
-            outcome.num_draft_tokens
+            self._num_drafted(share, outcome)
             for share, outcome in zip(shares, output.outcomes, strict=True)
             if share.known_draft is None
         ]
         self._prices.observe(len(shares), num_rows, lengths, draft_seconds, target_seconds)
 
-    def _claim(self, drafter: str) -> ClaimedSurvival:
-        assert drafter != DRAFT_MODEL, "a model makes no claims"
-        return self._claims.setdefault(drafter, ClaimedSurvival())
+
+def _known_slots(group: int, known: Weighed) -> list[Slot]:
+    return [
+        Slot(-chance, group, place, tokens=chance, rows=1.0)
+        for place, chance in enumerate(known.survival)
+    ]
 
 
 def _model_slots(
@@ -268,24 +273,10 @@ def _model_slots(
 ) -> list[Slot]:
     slots: list[Slot] = []
     rank = -1.0
-    for place, (chance, rows) in enumerate(zip(prospect.accepted, prospect.drafted, strict=True)):
-        rank = max(rank, -chance / rows)
-        tokens, share = chance * num_members, rows * num_members
-        slots.append(Slot(rank, group, place, tokens, share, True, lag_seconds))
+    positions = zip(prospect.accepted, prospect.verified, prospect.drafted, strict=True)
+    for place, (chance, rows, passes) in enumerate(positions):
+        rank = max(rank, -chance / passes)
+        expected = (chance * num_members, rows * num_members, passes * num_members)
+        slots.append(Slot(rank, group, place, *expected, lag_seconds))
         lag_seconds = 0.0
     return slots
-
-
-def _known_plan(known: KnownDraft | None, count: int) -> DraftPlan:
-    assert known is not None, "a model's slots say so"
-    cut = KnownDraft(known.token_ids[:count], known.drafter, known.survival[:count])
-    return DraftPlan(cut)
-
-
-def _lag(request: Request) -> int:
-    return request.num_computed_tokens - request.num_draft_computed_tokens
-
-
-def _num_equal(guessed: Sequence[int], written: Sequence[int]) -> int:
-    pairs = zip(guessed, written, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(guessed), len(written)))

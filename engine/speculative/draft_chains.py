@@ -18,7 +18,7 @@ from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import Rows, SamplingBatch
-from engine.speculative.margin_gate import DraftGate
+from engine.speculative.margin_gate import DraftGate, Verdict
 from engine.step import ScheduledRequest
 
 
@@ -28,7 +28,7 @@ class Chain:
 
     Attributes:
         row: among the requests that sample.
-        length: tokens to draft, at least 1; what was drafted, afterwards.
+        length: tokens to draft, at least 1; those worth verifying, afterwards, perhaps none.
         num_known: known tokens in front of the chain, in the draft's own counting.
         block_ids: where the draft's keys and values go.
         forced: the first tokens of the chain, where a grammar leaves no choice.
@@ -173,9 +173,9 @@ class ChainDrafter:
         requests = [sampling.requests[chains[place].row] for place in free]
         leads = margins.tolist()
         verdicts = self._gate.judge(requests, [leads[place] for place in free])
-        for place, goes_on in zip(free, verdicts, strict=True):
-            if not goes_on:
-                chains[place].length = offsets[place] + 1
+        for place, verdict in zip(free, verdicts, strict=True):
+            if verdict is not Verdict.GO_ON:
+                chains[place].length = offsets[place] + (verdict is Verdict.END)
 
     def _first_spans(self, spans: list[Span], chains: list[Chain]) -> list[Span]:
         last_token_id = self._runner.loaded.vocab_size - 1

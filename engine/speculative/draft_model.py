@@ -53,7 +53,7 @@ class DraftModelProposer:
         counts = num_drafts_of(chains, shares)
         drafting = [index for index, share in enumerate(shares) if share.num_draft_tokens]
         for index, chain in zip(drafting, chains, strict=True):
-            num_computed[index] += chain.length - 1
+            num_computed[index] += max(0, chain.length - 1)
         return Draft(token_ids, counts, num_computed)
 
     def _known_tokens(self, share: ScheduledRequest) -> Span:

@@ -89,7 +89,7 @@ class Drafting:
     def settle(self, drafted: list[int]) -> None:
         """Note what was drafted; the last token was never computed."""
         self.text.drafted = drafted
-        self.text.num_computed = len(self.text.token_ids) + len(drafted) - 1
+        self.text.num_computed = len(self.text.token_ids) + max(0, len(drafted) - 1)
 
 
 @dataclass(slots=True)

@@ -4,11 +4,13 @@ A draft token that leads by a wide margin is nearly always accepted, one that ju
 not: the margin between the two largest scores, noise included, says how likely the target agrees
 (top-2 margin; `benchmarks/acceptance.py` shows that it separates far better than the position). A
 chain goes on while one more token is expected to bring more than the same time brings otherwise
-(one-step look-ahead, optimal where chances only fall: Chow and Robbins 1961). Pure Python.
+(one-step look-ahead, optimal where chances only fall: Chow and Robbins 1961), and a token that was
+drafted is verified if it is worth its row of the target. Pure Python.
 """
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,16 +25,26 @@ _RIDGE = 1.0
 _MEMORY_NEXT = 500
 _PRIOR_NEXT = 10
 _LARGEST_MARGIN = 30.0
+# One in so many tokens that are not worth their row is verified all the same, to learn from it.
+_VERIFY_EVERY = 16
 # What is assumed before anything was seen: that 1 of margin means an acceptance of about 0.9.
 _PRIOR_WEIGHTS = (-0.5, 3.5)
 _PRIOR_HESSIAN = (2.0, 2.0, 4.0)
 
 
+class Verdict(enum.Enum):
+    """What becomes of a chain: its last token is dropped, is its end, or is followed by another."""
+
+    DROP = enum.auto()
+    END = enum.auto()
+    GO_ON = enum.auto()
+
+
 class DraftGate(Protocol):
     """Decides, while models draft, whose chains go on."""
 
-    def judge(self, requests: Sequence[Request], margins: Sequence[float]) -> list[bool]:
-        """Take in one more draft of each request; tells who drafts another."""
+    def judge(self, requests: Sequence[Request], margins: Sequence[float]) -> list[Verdict]:
+        """Take in one more draft of each request; tells what becomes of its chain."""
         ...
 
 
@@ -81,27 +93,33 @@ class Exchange:
         prices: of passes.
         num_seqs: requests of the step.
         num_rows: rows that the target's pass has anyway.
+        setbacks: tokens that a rejection costs the next pass, of requests that sample and greedy
+            ones.
     """
 
     tokens_per_second: float
     prices: PassPrices
     num_seqs: int
     num_rows: int
+    setbacks: tuple[float, float] = (0.0, 0.0)
 
-    def price(self, num_chains: int, num_drafted: int) -> tuple[float, float]:
-        """Give what another pass costs, in tokens: at all, and for each chain that goes on.
-
-        Args:
-            num_chains: chains that may go on.
-            num_drafted: tokens drafted before, each a row of the target.
-        """
+    def pass_price(self, num_chains: int) -> tuple[float, float]:
+        """Give what another draft pass costs, in tokens: at all, and for each chain in it."""
         first, last = self.prices.draft_pass(1), self.prices.draft_pass(num_chains)
         by_chain = (last - first) / (num_chains - 1) if num_chains > 1 else 0.0
-        start = self.num_rows + num_drafted
-        rows = self.prices.target_by_rows(self.num_seqs, start + num_chains)
-        by_row = (rows[start + num_chains] - rows[start]) * self.prices.target.slope / num_chains
-        worth = self.tokens_per_second
-        return worth * (first - by_chain), worth * (by_chain + by_row)
+        return self.tokens_per_second * (first - by_chain), self.tokens_per_second * by_chain
+
+    def row_price(self, num_verified: int, num_more: int) -> float:
+        """Give what a row of the target costs, in tokens.
+
+        Args:
+            num_verified: drafts that have a row already.
+            num_more: drafts that might get one now.
+        """
+        start = self.num_rows + num_verified
+        rows = self.prices.target_by_rows(self.num_seqs, start + num_more)
+        seconds = (rows[start + num_more] - rows[start]) * self.prices.target.slope
+        return self.tokens_per_second * seconds / num_more
 
 
 @dataclass(slots=True)
@@ -125,39 +143,70 @@ class MarginGate:
         self._num_next = _PRIOR_NEXT
         self._chains: dict[str, _Chain] = {}
         self._exchange: Exchange | None = None
-        self._num_drafted = 0
+        self._num_verified = 0
+        self._num_doubtful = 0
 
-    def open(self, exchange: Exchange) -> None:
-        """Begin a step."""
+    def open(self, exchange: Exchange | None) -> None:
+        """Begin a step; without an exchange rate every chain is drafted and verified in full."""
         self._exchange = exchange
         self._chains.clear()
-        self._num_drafted = 0
+        self._num_verified = 0
 
-    def judge(self, requests: Sequence[Request], margins: Sequence[float]) -> list[bool]:
+    def judge(self, requests: Sequence[Request], margins: Sequence[float]) -> list[Verdict]:
         """Take in drafts and decide; see `DraftGate.judge`."""
-        exchange = self._exchange
-        assert exchange is not None, "a step is opened before it drafts"
-        fixed, by_chain = exchange.price(len(requests), self._num_drafted + len(requests))
-        self._num_drafted += len(requests)
-        gains = [
-            self._extend(request, margin) * self._next_chance - by_chain
-            for request, margin in zip(requests, margins, strict=True)
+        chances = [self._extend(*pair) for pair in zip(requests, margins, strict=True)]
+        if self._exchange is None:
+            return [Verdict.GO_ON] * len(chances)
+        row = self._exchange.row_price(self._num_verified, len(chances))
+        is_kept = [chance > row or self._is_to_learn_from() for chance in chances]
+        self._num_verified += sum(is_kept)
+        hopes = [
+            chance * self._next_gain(request) if kept else 0.0
+            for request, chance, kept in zip(requests, chances, is_kept, strict=True)
         ]
-        if sum(gain for gain in gains if gain > 0.0) <= fixed:
-            return [False] * len(gains)
-        return [gain > 0.0 for gain in gains]
+        goes_on = self._goes_on(hopes, sum(is_kept))
+        return [
+            Verdict.GO_ON if more else Verdict.END if kept else Verdict.DROP
+            for more, kept in zip(goes_on, is_kept, strict=True)
+        ]
+
+    def num_drafted(self, request: Request) -> int:
+        """Give the length of a request's chain of this step, dropped tokens included."""
+        chain = self._chains.get(request.request_id)
+        return 0 if chain is None else len(chain.margins)
 
     def observe(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         """Learn what became of a request's drafts; drafts of others than models say nothing."""
         chain = self._chains.get(request.request_id)
         if chain is None or num_drafts > len(chain.margins):
             return
-        margins = chain.margins[:num_drafts]
-        self._models[request.params.is_greedy].observe(margins, num_accepted)
-        for place in range(1, min(num_accepted + 1, num_drafts)):
+        self._models[request.params.is_greedy].observe(chain.margins[:num_drafts], num_accepted)
+        # A token that was dropped counts as not accepted: it was drafted for nothing.
+        for place in range(1, min(num_accepted + 1, len(chain.margins))):
             self._num_next = min(self._num_next + 1, _MEMORY_NEXT)
             seen = float(place < num_accepted)
             self._next_chance += (seen - self._next_chance) / self._num_next
+
+    def _next_gain(self, request: Request) -> float:
+        """Give the tokens that another draft brings where all before it are accepted."""
+        assert self._exchange is not None, "an open gate asks nobody"
+        setback = self._exchange.setbacks[request.params.is_greedy]
+        return self._next_chance - (1.0 - self._next_chance) * setback
+
+    def _goes_on(self, hopes: Sequence[float], num_kept: int) -> list[bool]:
+        assert self._exchange is not None, "an open gate asks nobody"
+        if not num_kept:
+            return [False] * len(hopes)
+        fixed, by_chain = self._exchange.pass_price(num_kept)
+        price = by_chain + self._exchange.row_price(self._num_verified, num_kept)
+        gains = [hope - price for hope in hopes]
+        if sum(gain for gain in gains if gain > 0.0) <= fixed:
+            return [False] * len(hopes)
+        return [gain > 0.0 for gain in gains]
+
+    def _is_to_learn_from(self) -> bool:
+        self._num_doubtful += 1
+        return self._num_doubtful % _VERIFY_EVERY == 0
 
     def _extend(self, request: Request, margin: float) -> float:
         chain = self._chains.get(request.request_id)

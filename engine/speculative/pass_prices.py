@@ -6,16 +6,47 @@ and not always in proportion. Pure Python.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from engine.speculative.step_costs import StepCosts
 
-_MEMORY_STEPS = 400
+_MEMORY_STEPS = 1000
+# Steps of one size weigh like so many at most, so that rare sizes have their say.
+_MOST_STEPS = 20.0
+_SIZES_PER_DOUBLING = 3
 # Weight of the steps that are assumed to be in proportion; they lie far apart, real ones close.
-_PRIOR_STEPS = 5.0
+_PRIOR_STEPS = 2.0
 _PRIOR_PLACES = (0.5, 1.5)
-_SLOPES = (0.5, 2.0)
+_SLOPES = (0.4, 2.5)
+
+
+@dataclass(slots=True)
+class _Sums:
+    """Steps of about one size, old ones fading."""
+
+    num: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+    time: int = 0
+
+    def fade(self, time: int) -> None:
+        """Weigh less as time passes, and never more than what counts."""
+        keep = (1.0 - 1.0 / _MEMORY_STEPS) ** (time - self.time)
+        keep = min(keep, _MOST_STEPS / max(self.num, _MOST_STEPS))
+        self.num, self.x, self.y = self.num * keep, self.x * keep, self.y * keep
+        self.xx, self.xy = self.xx * keep, self.xy * keep
+        self.time = time
+
+    def add(self, x: float, y: float, weight: float) -> None:
+        self.num += weight
+        self.x += weight * x
+        self.y += weight * y
+        self.xx += weight * x * x
+        self.xy += weight * x * y
 
 
 @dataclass(slots=True)
@@ -29,11 +60,8 @@ class Line:
 
     start: float = 0.0
     slope: float = 1.0
-    _num: float = 0.0
-    _x: float = 0.0
-    _y: float = 0.0
-    _xx: float = 0.0
-    _xy: float = 0.0
+    _sizes: dict[int, _Sums] = field(default_factory=dict, init=False)
+    _time: int = field(default=0, init=False)
 
     def at(self, seconds: float) -> float:
         """Give the real seconds for some of the table's, which exceed 0."""
@@ -41,29 +69,26 @@ class Line:
 
     def observe(self, x: float, y: float) -> None:
         """Learn that what the table says takes `x` took `y` seconds."""
-        if self._num >= 1.0:
-            # A step that the machine held up must not upset the line.
-            y = min(max(y, self.at(x) / 3), self.at(x) * 3)
-        keep = 1.0 - 1.0 / _MEMORY_STEPS
-        self._num = self._num * keep + 1.0
-        self._x = self._x * keep + x
-        self._y = self._y * keep + y
-        self._xx = self._xx * keep + x * x
-        self._xy = self._xy * keep + x * y
+        # A step that the machine held up must not upset the line.
+        y = min(max(y, self.at(x) / 2), self.at(x) * 2)
+        self._time += 1
+        size = self._sizes.setdefault(round(_SIZES_PER_DOUBLING * math.log2(x)), _Sums())
+        size.fade(self._time)
+        size.add(x, y, 1.0)
         self._fit()
 
     def _fit(self) -> None:
         """Least squares, with steps added that are exactly in proportion."""
-        ratio, mean = self._y / self._x, self._x / self._num
-        num, x, y, xx, xy = self._num, self._x, self._y, self._xx, self._xy
+        total = _Sums()
+        for size in self._sizes.values():
+            size.fade(self._time)
+            total.num, total.x, total.y = total.num + size.num, total.x + size.x, total.y + size.y
+            total.xx, total.xy = total.xx + size.xx, total.xy + size.xy
+        ratio, mean = total.y / total.x, total.x / total.num
         for place in _PRIOR_PLACES:
-            at = place * mean
-            num += _PRIOR_STEPS
-            x += _PRIOR_STEPS * at
-            y += _PRIOR_STEPS * at * ratio
-            xx += _PRIOR_STEPS * at * at
-            xy += _PRIOR_STEPS * at * at * ratio
-        slope = (num * xy - x * y) / (num * xx - x * x)
+            total.add(place * mean, place * mean * ratio, _PRIOR_STEPS)
+        num, x, y = total.num, total.x, total.y
+        slope = (num * total.xy - x * y) / (num * total.xx - x * x)
         self.slope = min(max(slope, _SLOPES[0] * ratio), _SLOPES[1] * ratio)
         self.start = (y - self.slope * x) / num
 
@@ -72,12 +97,16 @@ class Line:
 class PassPrices:
     """Seconds of passes.
 
+    A machine that is held up is slower for both models, and a draft that rests is not timed: so
+    what the draft's passes take is learnt in proportion to how slow the target's are.
+
     Args:
         costs: the table.
 
     Attributes:
         target: real seconds of the target's passes by the table's.
-        draft: real seconds of all draft passes of a step by the table's.
+        draft: real seconds of all draft passes of a step by the table's, if the draft's were as
+            slow as the target's.
     """
 
     costs: StepCosts
@@ -94,7 +123,7 @@ class PassPrices:
 
     def draft_pass(self, num_seqs: float) -> float:
         """Give the real seconds of one more draft pass of a step that drafts."""
-        return self.costs.draft_pass(num_seqs) * self.draft.slope
+        return self.costs.draft_pass(num_seqs) * self.target.slope * self.draft.slope
 
     def observe(
         self,
@@ -110,11 +139,12 @@ class PassPrices:
             num_seqs: requests.
             num_rows: rows of the target.
             chain_lengths: drafts of each chain that a model drafted.
-            draft_seconds: what drafting took.
-            target_seconds: what the target took.
+            draft_seconds: what drafting took beyond what the target would have had to do anyway.
+            target_seconds: what the target took, with what drafting did for it.
         """
         self.target.observe(self.target_by_rows(num_seqs, num_rows)[num_rows], target_seconds)
         longest = max(chain_lengths, default=0)
         if longest:
             counts = [sum(length > place for length in chain_lengths) for place in range(longest)]
-            self.draft.observe(sum(map(self.costs.draft_pass, counts)), draft_seconds)
+            seconds = sum(map(self.costs.draft_pass, counts)) * self.target.slope
+            self.draft.observe(seconds, draft_seconds)

@@ -35,17 +35,34 @@ class _Rate:
         return (self.succeeded + prior * weight) / (self.tried + weight)
 
 
+@dataclass(frozen=True, slots=True)
+class ChainEnd:
+    """How far a chain of a model's drafts got.
+
+    Attributes:
+        num_planned: drafts that the plan allowed.
+        num_drafted: drafts that were made.
+        num_verified: of these, those that were verified.
+    """
+
+    num_planned: int
+    num_drafted: int
+    num_verified: int
+
+
 @dataclass(slots=True)
 class Prospect:
     """What a chain of a model's drafts promises, position by position.
 
     Attributes:
-        accepted: for each, the chance that it is drafted and accepted with all before it.
+        accepted: for each, the chance that it is verified and accepted with all before it.
+        verified: for each, the chance that it is drafted and worth verifying.
         drafted: for each, the chance that the chain gets so far; 1 where no gate ends chains.
     """
 
-    accepted: list[float]
-    drafted: list[float]
+    accepted: list[float] = field(default_factory=list)
+    verified: list[float] = field(default_factory=list)
+    drafted: list[float] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -63,25 +80,28 @@ class ModelSurvival:
     num_positions: int
     prior: float = 0.7
     _accepted: list[_Rate] = field(init=False)
+    _verified: list[_Rate] = field(init=False)
     _drafted: list[_Rate] = field(init=False)
     _overall: _Rate = field(default_factory=_Rate, init=False)
     _requests: dict[str, _Rate] = field(default_factory=dict, init=False)
-    _steps: list[tuple[float, float]] | None = field(default=None, init=False)
+    _steps: list[tuple[float, float, float]] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._accepted = [_Rate() for _ in range(self.num_positions)]
+        self._verified = [_Rate() for _ in range(self.num_positions)]
         self._drafted = [_Rate() for _ in range(self.num_positions)]
 
-    def observe(
-        self, request_id: str, num_planned: int, num_verified: int, num_accepted: int
-    ) -> None:
+    def observe(self, request_id: str, chain: ChainEnd, num_accepted: int) -> None:
         """Learn from one pass; positions behind the first rejection say nothing."""
-        num_planned = min(num_planned, self.num_positions)
+        num_planned = min(chain.num_planned, self.num_positions)
         num_tried = min(num_accepted + 1, num_planned)
         for position in range(num_tried):
             self._accepted[position].observe(1, position < num_accepted, _MEMORY_PASSES)
-        for position in range(min(num_verified + 1, num_planned)):
-            self._drafted[position].observe(1, position < num_verified, _MEMORY_PASSES)
+        # Each rate is that of a position among the chains that came to it.
+        for position in range(min(chain.num_drafted + 1, num_planned)):
+            self._drafted[position].observe(1, position < chain.num_drafted, _MEMORY_PASSES)
+        for position in range(min(chain.num_drafted, num_planned)):
+            self._verified[position].observe(1, position < chain.num_verified, _MEMORY_PASSES)
         self._overall.observe(num_tried, num_accepted, _MEMORY_PASSES)
         own = self._requests.setdefault(request_id, _Rate())
         own.observe(num_tried, num_accepted, _REQUEST_MEMORY_PASSES)
@@ -92,17 +112,18 @@ class ModelSurvival:
         overall = self._overall.estimate(self.prior, _PRIOR_TOKENS)
         if self._steps is None:
             self._steps = [
-                (a.estimate(overall, _PRIOR_TOKENS), d.estimate(1.0, 1.0))
-                for a, d in zip(self._accepted, self._drafted, strict=True)
+                (a.estimate(overall, _PRIOR_TOKENS), v.estimate(1.0, 1.0), d.estimate(1.0, 1.0))
+                for a, v, d in zip(self._accepted, self._verified, self._drafted, strict=True)
             ]
         own = None if request_id is None else self._requests.get(request_id)
         shift = 0.0 if own is None else own.estimate(overall, _REQUEST_PRIOR_TOKENS) - overall
-        found = Prospect([], [])
+        found = Prospect()
         accepted = drafted = 1.0
-        for step, reach in self._steps[:limit]:
+        for step, kept, reach in self._steps[:limit]:
             drafted *= reach
             accepted *= min(max(step + shift, 0.0), 0.99)
-            found.accepted.append(min(accepted, drafted))
+            found.accepted.append(min(accepted, drafted * kept))
+            found.verified.append(drafted * kept)
             found.drafted.append(drafted)
         return found
 

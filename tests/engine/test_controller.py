@@ -11,7 +11,7 @@ from engine.request import NGRAM, Request
 from engine.sampling_params import SamplingParams
 from engine.speculative.controller import Controller
 from engine.speculative.step_costs import CostGrid, StepCosts
-from engine.speculative.survival import ClaimedSurvival, ModelSurvival
+from engine.speculative.survival import ChainEnd, ClaimedSurvival, ModelSurvival
 from engine.step import (
     KnownDraft,
     KnownDrafts,
@@ -42,20 +42,25 @@ def room(name: str = "a", num_tokens: int = 8, **values: float) -> DraftRoom:
     return DraftRoom(request(name, **values), num_tokens, num_tokens)
 
 
-def nothing(_request: Request, _limit: int) -> None:
-    return None
+def nothing(_request: Request, _limit: int) -> list[KnownDraft]:
+    return []
 
 
 def known(num_tokens: int, survival: float) -> KnownDrafts:
     """Somebody who always knows the next tokens, and claims so much of each."""
 
-    def next_tokens(_request: Request, limit: int) -> KnownDraft:
+    def next_tokens(_request: Request, limit: int) -> list[KnownDraft]:
         count = min(limit, num_tokens)
-        return KnownDraft(
-            list(range(count)), NGRAM, [survival ** (place + 1) for place in range(count)]
-        )
+        claims = [survival ** (place + 1) for place in range(count)]
+        return [KnownDraft(list(range(count)), NGRAM, claims)]
 
     return next_tokens
+
+
+def experienced(controller: Controller) -> Controller:
+    """A controller that has begun to ask whether drafts pay."""
+    controller._probes._num_learning_steps = 0
+    return controller
 
 
 class World:
@@ -132,7 +137,8 @@ def test_the_length_follows_the_acceptance() -> None:
 def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     world = World(Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8), 0.0)
     planned = lengths(world.run(1000))
-    assert sum(planned[100:]) <= 2 * 6
+    # Three steps of two drafts each, after pauses that double.
+    assert sum(planned[100:]) <= 3 * 2 * 4
     assert sum(planned[100:]) > 0, "it is tried now and then"
 
 
@@ -151,10 +157,10 @@ def test_nothing_is_drafted_where_every_row_costs_a_token() -> None:
 
 def test_a_batch_gives_its_rows_to_those_that_accept_more() -> None:
     both = CostGrid([1, 2], [1, 9], [[5 * MS, 9 * MS], [6 * MS, 14 * MS]])
-    controller = Controller(StepCosts(both, flat(0.1 * MS)), nothing, 8)
+    controller = experienced(Controller(StepCosts(both, flat(0.1 * MS)), nothing, 8))
     for _ in range(100):
-        controller._models[True].observe("good", 4, 4, 4)
-        controller._models[True].observe("bad", 4, 4, 0)
+        controller._models[True, False].observe("good", ChainEnd(4, 4, 4), 4)
+        controller._models[True, False].observe("bad", ChainEnd(4, 4, 4), 0)
     good, bad = controller.plan([room("good"), room("bad")])
     assert good.num_tokens >= 2
     assert bad.num_tokens == 0
@@ -183,14 +189,15 @@ def test_drafts_that_nobody_verified_are_compared_with_what_was_written() -> Non
         place.request.token_ids.append(0)
         place.request.num_computed_tokens += 1
         controller.plan([place])
-    assert controller._claims[NGRAM].survival([0.99])[0] > 0.9
+    (weighed,) = filter(None, [controller._claims.best(known(1, 0.99)(place.request, 1))])
+    assert weighed.num_expected > 0.9
 
 
 def test_the_model_drafts_where_it_promises_more_than_what_is_known() -> None:
     costs = StepCosts(flat(5 * MS), flat(0.05 * MS))
     controller = Controller(costs, known(1, 0.2), 8)
     for _ in range(100):
-        controller._models[True].observe("a", 8, 8, 7)
+        controller._models[True, False].observe("a", ChainEnd(8, 8, 8), 7)
     (plan,) = controller.plan([room()])
     assert plan.known is None
     assert plan.num_model_tokens > 3
@@ -218,7 +225,7 @@ def test_a_table_is_read_between_its_points_and_never_falls() -> None:
 def test_survival_falls_with_the_position_and_learns_by_request() -> None:
     survival = ModelSurvival(4)
     for _ in range(50):
-        survival.observe("a", 4, 4, 3)
+        survival.observe("a", ChainEnd(4, 4, 4), 3)
     chances = survival.prospect("a", 4).accepted
     assert chances == sorted(chances, reverse=True)
     assert chances[2] > 0.6 > chances[3]
@@ -229,7 +236,7 @@ def test_survival_falls_with_the_position_and_learns_by_request() -> None:
 def test_positions_behind_the_first_rejection_say_nothing() -> None:
     survival = ModelSurvival(4, prior=0.5)
     for _ in range(200):
-        survival.observe("a", 4, 4, 0)
+        survival.observe("a", ChainEnd(4, 4, 4), 0)
     assert survival._accepted[0].tried > 10
     assert survival._accepted[1].tried == 0
 
@@ -237,7 +244,7 @@ def test_positions_behind_the_first_rejection_say_nothing() -> None:
 def test_a_chain_that_was_ended_counts_as_not_accepted_behind_its_end() -> None:
     survival = ModelSurvival(4)
     for _ in range(200):
-        survival.observe("a", 4, 2, 2)
+        survival.observe("a", ChainEnd(4, 2, 2), 2)
     prospect = survival.prospect(None, 4)
     assert prospect.accepted[1] > 0.9
     assert prospect.accepted[2] < 0.1
@@ -246,7 +253,22 @@ def test_a_chain_that_was_ended_counts_as_not_accepted_behind_its_end() -> None:
 
 
 def gated(draft: CostGrid, target: CostGrid) -> Controller:
-    return Controller(StepCosts(target, draft), nothing, 8, has_gate=True)
+    return experienced(Controller(StepCosts(target, draft), nothing, 8, has_gate=True))
+
+
+def test_at_first_everybody_drafts_so_that_there_is_something_to_go_by() -> None:
+    controller = Controller(StepCosts(flat(5 * MS), flat(6 * MS)), nothing, 8, has_gate=True)
+    plans = controller.plan([room("a"), room("b")])
+    assert [plan.num_model_tokens for plan in plans] == [4, 4]
+    assert controller.gate._exchange is None
+
+
+def test_a_plain_step_now_and_then_tells_what_drafts_are_compared_with() -> None:
+    world = World(Controller(StepCosts(flat(10 * MS), flat(0.1 * MS)), nothing, 8), 0.97)
+    planned = lengths(world.run(600))
+    plain = [step for step, count in enumerate(planned) if count == 0]
+    assert 5 < len(plain) < 12
+    assert plain[-1] > 500
 
 
 def test_a_chain_with_a_gate_is_planned_in_full_and_alike_for_all() -> None:
@@ -266,8 +288,8 @@ def test_greedy_and_sampled_requests_are_judged_apart() -> None:
     rows = CostGrid([1, 2], [1, 9], [[5 * MS, 9 * MS], [6 * MS, 14 * MS]])
     controller = gated(flat(0.5 * MS), rows)
     for _ in range(200):
-        controller._models[True].observe("a", 8, 8, 8)
-        controller._models[False].observe("b", 8, 8, 0)
+        controller._models[True, False].observe("a", ChainEnd(8, 8, 8), 8)
+        controller._models[False, False].observe("b", ChainEnd(8, 8, 8), 0)
     greedy, sampled = controller.plan([room("a"), room("b", temperature=1.0)])
     assert greedy.num_model_tokens == 8
     assert sampled.num_model_tokens == 0

@@ -96,9 +96,9 @@ def test_a_request_can_lower_its_number_of_drafts(limit: int, expected: int) -> 
 def test_known_drafts_are_cut_to_what_the_answer_still_needs() -> None:
     asked: list[int] = []
 
-    def known(request: Request, limit: int) -> KnownDraft:
+    def known(request: Request, limit: int) -> list[KnownDraft]:
         asked.append(limit)
-        return KnownDraft(list(range(limit)), PREDICTION, [1.0] * limit)
+        return [KnownDraft(list(range(limit)), PREDICTION, [1.0] * limit)]
 
     scheduler = make_scheduler(known_drafts=known)
     scheduler.add(make_request("a", [5], max_tokens=30))
@@ -116,7 +116,7 @@ def test_known_drafts_ask_for_no_catch_up() -> None:
     scheduler = make_scheduler(
         num_draft_tokens=3,
         has_draft=True,
-        known_drafts=lambda _request, _limit: KnownDraft([1, 2], PREDICTION, [0.9, 0.8]),
+        known_drafts=lambda _request, _limit: [KnownDraft([1, 2], PREDICTION, [0.9, 0.8])],
     )
     scheduler.add(make_request("a", [5, 6, 7]))
     scheduler.update(scheduler.schedule(), ModelOutput([RequestOutcome([9])]))

@@ -9,7 +9,7 @@ import pytest
 
 from engine.request import Request
 from engine.sampling_params import SamplingParams
-from engine.speculative.margin_gate import Exchange, MarginGate, MarginSurvival
+from engine.speculative.margin_gate import Exchange, MarginGate, MarginSurvival, Verdict
 from engine.speculative.pass_prices import PassPrices
 from engine.speculative.step_costs import CostGrid, StepCosts
 
@@ -63,30 +63,49 @@ def test_margins_that_are_all_alike_leave_it_finite() -> None:
 
 
 def test_a_wide_margin_goes_on_and_a_narrow_one_ends() -> None:
-    assert gate(1 * MS).judge([request()], [5.0]) == [True]
-    assert gate(4 * MS).judge([request()], [0.05]) == [False]
+    assert gate(1 * MS).judge([request()], [5.0]) == [Verdict.GO_ON]
+    assert gate(4 * MS).judge([request()], [0.05]) == [Verdict.END]
 
 
 def test_doubts_add_up_along_a_chain() -> None:
     opened = gate(2.5 * MS)
     verdicts = [opened.judge([request()], [0.8])[0] for _ in range(6)]
-    assert verdicts[0] is True
-    assert verdicts[-1] is False
-    assert verdicts == sorted(verdicts, reverse=True)
+    goes_on = [verdict is Verdict.GO_ON for verdict in verdicts]
+    assert goes_on[0] is True
+    assert goes_on[-1] is False
+    assert goes_on == sorted(goes_on, reverse=True)
 
 
 def test_a_pass_for_one_chain_is_not_worth_what_a_pass_for_many_is() -> None:
     alone = gate(5 * MS, num_seqs=8)
     requests = [request(f"r{index}") for index in range(8)]
-    assert alone.judge(requests, [3.0] + [0.0] * 7) == [False] * 8
+    assert alone.judge(requests, [3.0] + [0.0] * 7) == [Verdict.END] * 8
     together = gate(5 * MS, num_seqs=8)
-    assert together.judge(requests, [3.0] * 8) == [True] * 8
+    assert together.judge(requests, [3.0] * 8) == [Verdict.GO_ON] * 8
 
 
-def test_rows_that_cost_a_token_each_end_every_doubtful_chain() -> None:
+def test_a_token_that_is_not_worth_its_row_is_dropped() -> None:
     requests = [request("sure"), request("doubtful")]
     judged = gate(0.01 * MS, 4 * MS, num_seqs=2).judge(requests, [30.0, 0.1])
-    assert judged[1] is False
+    assert judged[0] is not Verdict.DROP
+    assert judged[1] is Verdict.DROP
+
+
+def test_some_tokens_that_are_not_worth_their_rows_are_verified_to_learn_from() -> None:
+    opened = gate(0.01 * MS, 9 * MS)
+    verdicts = []
+    for _ in range(64):
+        opened.open(Exchange(100.0, prices(0.01 * MS, 9 * MS), 1, 1))
+        verdicts += opened.judge([request()], [0.1])
+    assert 0 < sum(verdict is not Verdict.DROP for verdict in verdicts) <= 8
+
+
+def test_a_gate_without_an_exchange_rate_lets_everything_pass() -> None:
+    opened = gate(100 * MS, 100 * MS)
+    opened.open(None)
+    assert opened.judge([request()], [0.0]) == [Verdict.GO_ON]
+    assert opened.num_drafted(request()) == 1
+    assert opened.num_drafted(request("other")) == 0
 
 
 def test_what_is_drafted_next_is_judged_by_what_became_of_it_before() -> None:
@@ -98,7 +117,7 @@ def test_what_is_drafted_next_is_judged_by_what_became_of_it_before() -> None:
         opened.judge([asked], [2.0])
         opened.observe(asked, 2, 1)
     opened.open(Exchange(100.0, prices(4 * MS), 1, 1))
-    assert opened.judge([asked], [30.0]) == [False]
+    assert opened.judge([asked], [30.0]) == [Verdict.END]
 
 
 def test_drafts_that_it_never_saw_teach_it_nothing() -> None:

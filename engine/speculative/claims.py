@@ -1,0 +1,86 @@
+"""Weighs drafts that need no model: what their drafters claim, corrected by what came of claims.
+
+Drafts that nobody verified are compared with what was written instead, so a drafter that was not
+believed is believed again as soon as it is right; that costs nothing. Pure Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from engine.request import Request
+from engine.speculative.survival import ClaimedSurvival
+from engine.step import KnownDraft
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """A draft and what it is worth.
+
+    Attributes:
+        draft: as its drafter gave it.
+        survival: for each token, the corrected chance to be accepted with all before it.
+        num_expected: tokens expected to be accepted.
+    """
+
+    draft: KnownDraft
+    survival: list[float]
+    num_expected: float
+
+
+@dataclass(slots=True)
+class Claims:
+    """What is known of each drafter's word."""
+
+    _drafters: dict[str, ClaimedSurvival] = field(default_factory=dict, init=False)
+    _unverified: dict[str, tuple[int, list[KnownDraft]]] = field(default_factory=dict, init=False)
+
+    def best(self, said: Sequence[KnownDraft]) -> Weighed | None:
+        """Give the draft that promises most; None where nobody says anything."""
+        best: Weighed | None = None
+        for draft in said:
+            survival = self._of(draft.drafter).survival(draft.survival)
+            num_expected = sum(survival)
+            if best is None or num_expected > best.num_expected:
+                best = Weighed(draft, survival, num_expected)
+        return best
+
+    def observe(self, known: KnownDraft, num_verified: int, num_accepted: int) -> None:
+        """Learn from a draft that was verified."""
+        self._of(known.drafter).observe(known.survival[:num_verified], num_accepted)
+
+    def watch(
+        self, request: Request, said: Sequence[KnownDraft], verified: KnownDraft | None
+    ) -> None:
+        """Compare what was said last time with what was written, and note what is said now.
+
+        Args:
+            request: of whom it was said.
+            said: drafts for the next tokens.
+            verified: the one among them that the target will judge, by its drafter.
+        """
+        earlier = self._unverified.pop(request.request_id, None)
+        if earlier is not None:
+            written = request.token_ids[earlier[0] :]
+            for known in earlier[1]:
+                self.observe(known, len(written), _num_equal(known.token_ids, written))
+        rest = [d for d in said if verified is None or d.drafter != verified.drafter]
+        if rest:
+            self._unverified[request.request_id] = (request.num_tokens, rest)
+
+    def evict(self, request_ids: Iterable[str]) -> None:
+        """Forget requests that have ended; unknown ids are fine."""
+        for request_id in request_ids:
+            self._unverified.pop(request_id, None)
+
+    def _of(self, drafter: str) -> ClaimedSurvival:
+        known = self._drafters.get(drafter)
+        if known is None:
+            known = self._drafters[drafter] = ClaimedSurvival()
+        return known
+
+
+def _num_equal(guessed: Sequence[int], written: Sequence[int]) -> int:
+    pairs = zip(guessed, written, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(guessed), len(written)))
