@@ -1,13 +1,11 @@
-"""Puts speculation together for one engine: who drafts, who decides how much, what is counted."""
+"""Puts speculation together for one engine: who drafts, who decides how much."""
 
 from __future__ import annotations
 
 from engine.config import TLI, EngineConfig
-from engine.draft_planner import DraftPlanner, FixedPlanner
-from engine.metrics import EngineStats
+from engine.draft_planner import FixedPlanner
 from engine.model.layer_subset import subset_of
 from engine.model_pair import ModelPair
-from engine.request import SpeculationStats
 from engine.runner.model_runner import ModelRunner
 from engine.runner.step_timer import load_or_measure
 from engine.sampling.sampler import Sampler
@@ -17,11 +15,13 @@ from engine.speculative.foreign_draft import ForeignModel
 from engine.speculative.known_tokens import KnownTokens, KnownTokensProposer
 from engine.speculative.layer_skip import LayerSkipProposer
 from engine.speculative.margin_gate import DraftGate
+from engine.speculative.plan_meter import PlanMeter
 from engine.speculative.proposer import NoProposer, Proposer
 from engine.speculative.string_match import StringMatchProposer
 from engine.speculative.token_drafters import ForcedTokens
 from engine.speculative.token_intersection import TokenIntersectionProposer
 from engine.step import ModelOutput, SchedulerOutput
+from engine.step_ledger import Planning
 
 
 class Speculation:
@@ -74,6 +74,10 @@ class Speculation:
         if self._controller is not None:
             self._controller.observe(scheduled, output, draft_seconds, target_seconds)
 
+    def take_planning(self) -> Planning:
+        """Give what planning took and promised since the last time."""
+        return Planning() if self.planner is None else self.planner.take()
+
     def evict(self, request_ids: list[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         self._known.evict(request_ids)
@@ -91,7 +95,7 @@ class Speculation:
         models: ModelPair,
         target: ModelRunner,
         draft: ModelRunner | None,
-    ) -> DraftPlanner | None:
+    ) -> PlanMeter | None:
         speculation = config.speculation
         if speculation.is_off:
             return None
@@ -102,19 +106,11 @@ class Speculation:
             self._controller = Controller(
                 costs, self._known.next, num_model_tokens, has_gate=has_gate
             )
-            return self._controller
-        return FixedPlanner(self._known.next, num_model_tokens)
-
-
-def count_step(stats: EngineStats, scheduled: SchedulerOutput, output: ModelOutput) -> None:
-    """Count what a step drafted and emitted, in all and by drafter."""
-    for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
-        if not outcome.sampled:
-            continue
-        counts = (outcome.num_draft_tokens, outcome.num_accepted_tokens, len(outcome.sampled))
-        stats.speculation.observe(*counts)
-        if outcome.num_draft_tokens:
-            stats.by_drafter.setdefault(share.drafter, SpeculationStats()).observe(*counts)
+            return PlanMeter(
+                self._controller, self._known.take_seconds, lambda: self.estimated_speedup
+            )
+        fixed = FixedPlanner(self._known.next, num_model_tokens)
+        return PlanMeter(fixed, self._known.take_seconds)
 
 
 def _draft_runner(

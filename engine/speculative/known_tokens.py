@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -43,9 +44,28 @@ class KnownTokens:
             _LOOKUPS[name]() for name in config.drafters if name in _LOOKUPS
         ]
         self._num_lookup_tokens = config.num_draft_tokens
+        self._seconds: dict[str, float] = {}
 
     def next(self, request: Request, limit: int) -> KnownDraft | None:
         """Give the next tokens as far as they are known; see `engine.step.KnownDrafts`."""
+        started = time.perf_counter()
+        known = self._ask(request, limit)
+        if known is not None:
+            spent = self._seconds.get(known.drafter, 0.0) + time.perf_counter() - started
+            self._seconds[known.drafter] = spent
+        return known
+
+    def take_seconds(self) -> dict[str, float]:
+        """Give the time since the last call that finding drafts took, by who found them."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
+
+    def evict(self, request_ids: Sequence[str]) -> None:
+        """Forget requests that have ended; unknown ids are fine."""
+        for drafter in (*self._sure, *self._lookups):
+            drafter.evict(request_ids)
+
+    def _ask(self, request: Request, limit: int) -> KnownDraft | None:
         for drafters, most in (
             (self._sure, limit),
             (self._lookups, min(limit, self._num_lookup_tokens)),
@@ -55,11 +75,6 @@ class KnownTokens:
                 if known is not None:
                     return known
         return None
-
-    def evict(self, request_ids: Sequence[str]) -> None:
-        """Forget requests that have ended; unknown ids are fine."""
-        for drafter in (*self._sure, *self._lookups):
-            drafter.evict(request_ids)
 
 
 class KnownTokensProposer:
