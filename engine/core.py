@@ -13,6 +13,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.door import ModelInfo
+from engine.draft_warnings import warn_of_drafts
 from engine.errors import ConfigError, InvalidRequestError
 from engine.grammar_tokenizer import serialize
 from engine.kv_cache.manager import KVCacheManager
@@ -86,6 +87,7 @@ class EngineCore:
         )
         self._stats = EngineStats()
         self._ledger = StepLedger(self._stats)
+        self._warnings = warn_of_drafts(config, models, self.max_model_len, self._speculation.costs)
 
     @property
     def info(self) -> ModelInfo:
@@ -99,6 +101,7 @@ class EngineCore:
             num_draft_tokens=self.config.speculation.num_draft_tokens,
             num_blocks=self.kv.num_blocks,
             block_size=self.config.cache.block_size,
+            warnings=self._warnings,
         )
 
     def add_request(self, request: Request) -> None:
@@ -166,6 +169,7 @@ class EngineCore:
         """Take a snapshot of the engine's counters."""
         stats = self._stats
         stats.estimated_speedup = self._speculation.estimated_speedup
+        stats.warnings = self._speculation.warnings
         stats.num_running = self.scheduler.num_running
         stats.num_waiting = self.scheduler.num_waiting + len(self._grammar_queue)
         stats.num_preemptions = self.scheduler.num_preemptions

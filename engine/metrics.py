@@ -43,6 +43,7 @@ class EngineStats:
             that came to nothing, are nobody's drafts.
         estimated_speedup: tokens per second that the controller expected of the last step, over
             those without speculation; 1 where nothing is weighed.
+        warnings: what turned out while serving and somebody should know.
     """
 
     num_running: int = 0
@@ -60,6 +61,7 @@ class EngineStats:
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
     drafter_seconds: dict[str, DrafterSeconds] = field(default_factory=dict)
     estimated_speedup: float = 1.0
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def by_drafter(self) -> dict[str, DraftCounts]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from engine.config import TLI, EngineConfig
 from engine.draft_planner import FixedPlanner
+from engine.draft_warnings import advice_for, draft_name
 from engine.model.layer_subset import subset_of
 from engine.model_pair import ModelPair
 from engine.runner.model_runner import ModelRunner
@@ -12,11 +13,13 @@ from engine.sampling.sampler import Sampler
 from engine.speculative.controller import Controller
 from engine.speculative.draft_model import DraftModelProposer
 from engine.speculative.foreign_draft import ForeignModel
+from engine.speculative.idle_watch import IdleWatch
 from engine.speculative.known_tokens import KnownTokens, KnownTokensProposer
 from engine.speculative.layer_skip import LayerSkipProposer
 from engine.speculative.margin_gate import DraftGate
 from engine.speculative.plan_meter import PlanMeter
 from engine.speculative.proposer import NoProposer, Proposer
+from engine.speculative.step_costs import StepCosts
 from engine.speculative.string_match import StringMatchProposer
 from engine.speculative.token_drafters import ForcedTokens
 from engine.speculative.token_intersection import TokenIntersectionProposer
@@ -40,6 +43,7 @@ class Speculation:
         draft_max_len: positions of these blocks that it knows; None = all.
         proposer: drafts in each step.
         planner: decides each step's drafts; None when speculation is off.
+        costs: of passes, where they decide about drafts.
     """
 
     def __init__(
@@ -58,6 +62,8 @@ class Speculation:
         )
         self._known = KnownTokens(config.speculation, forced_tokens)
         self._controller: Controller | None = None
+        self._watch: IdleWatch | None = None
+        self.costs: StepCosts | None = None
         self.planner = self._make_planner(config, models, target, draft)
         gate = None if self._controller is None else self._controller.gate
         drafter = _drafter(config, models, draft, sampler, gate)
@@ -89,6 +95,12 @@ class Speculation:
         """What the controller expects of the last step's drafts; 1 where nothing is weighed."""
         return 1.0 if self._controller is None else self._controller.estimated_speedup
 
+    @property
+    def warnings(self) -> list[str]:
+        """Give what turned out while serving: a model that drafts nothing."""
+        found = None if self._watch is None else self._watch.warning
+        return [] if found is None else [found]
+
     def _make_planner(
         self,
         config: EngineConfig,
@@ -101,13 +113,18 @@ class Speculation:
             return None
         num_model_tokens = 0 if draft is None else speculation.num_draft_tokens
         if speculation.is_auto and speculation.drafters:
-            costs = load_or_measure(config, target, draft)
+            self.costs = load_or_measure(config, target, draft)
             has_gate = models.foreign is None or models.foreign.method == TLI
             self._controller = Controller(
-                costs, self._known.next, num_model_tokens, has_gate=has_gate
+                self.costs, self._known.next, num_model_tokens, has_gate=has_gate
             )
+            if draft is not None:
+                self._watch = IdleWatch(draft_name(models), advice_for(models))
             return PlanMeter(
-                self._controller, self._known.take_seconds, lambda: self.estimated_speedup
+                self._controller,
+                self._known.take_seconds,
+                lambda: self.estimated_speedup,
+                self._watch,
             )
         fixed = FixedPlanner(self._known.next, num_model_tokens)
         return PlanMeter(fixed, self._known.take_seconds)

@@ -26,7 +26,9 @@ EOS = 256
 VOCAB_SIZE = 258
 MAX_MODEL_LEN = 128
 BLOCK_SIZE = 16
-# What every pass of `FakeCore` is said to have taken.
+# What `FakeCore` warns of at start, and while it serves.
+WARNINGS = ("draft_hardly_used draft=fake", "draft_not_used draft=fake")
+# What every pass of it is said to have taken.
 REPORT = PassReport(0.001, 0.002, 0.0005, 1.5)
 
 AnswerFn = Callable[[Request, int], int]
@@ -59,10 +61,11 @@ class FakeCore:
             num_draft_tokens=1,
             num_blocks=65,
             block_size=BLOCK_SIZE,
+            warnings=WARNINGS[:1],
         )
         self._answer = answer
         self._requests: dict[str, Request] = {}
-        self._stats = EngineStats()
+        self._stats = EngineStats(warnings=list(WARNINGS[1:]))
         self.aborted: list[str] = []
 
     def add_request(self, request: Request) -> None:

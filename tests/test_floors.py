@@ -48,6 +48,7 @@ FLOORS = {
     "engine.token_bytes": 3,
     "engine.tokenization": 6,
     "engine.grammar_tokenizer": 6,
+    "engine.draft_warnings": 6,
     "engine.model_pair": 6,
     "engine.speculation": 6,
     "engine.vocabularies": 6,
