@@ -6,7 +6,6 @@ and of which process it runs in.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from functools import partial
 
@@ -14,6 +13,7 @@ import torch
 
 from engine.config import EngineConfig
 from engine.door import ModelInfo
+from engine.draft_warnings import warn_of_drafts
 from engine.errors import ConfigError, InvalidRequestError
 from engine.grammar_tokenizer import serialize
 from engine.kv_cache.manager import KVCacheManager
@@ -31,10 +31,11 @@ from engine.sampling.grammar_queue import GrammarQueue
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import Rows, SamplingBatch
 from engine.scheduler import Scheduler
-from engine.speculation import Speculation, count_step
+from engine.speculation import Speculation
 from engine.speculative.proposer import Draft
 from engine.speculative.verifier import verify
 from engine.step import ModelOutput, SchedulerOutput
+from engine.step_ledger import StepClock, StepLedger
 
 # While requests wait for their grammars and for nothing else, a step lasts this long at most.
 _GRAMMAR_WAIT_S = 0.01
@@ -85,6 +86,8 @@ class EngineCore:
             draft_max_len=self._speculation.draft_max_len,
         )
         self._stats = EngineStats()
+        self._ledger = StepLedger(self._stats)
+        self._warnings = warn_of_drafts(config, models, self.max_model_len, self._speculation.costs)
 
     @property
     def info(self) -> ModelInfo:
@@ -98,6 +101,7 @@ class EngineCore:
             num_draft_tokens=self.config.speculation.num_draft_tokens,
             num_blocks=self.kv.num_blocks,
             block_size=self.config.cache.block_size,
+            warnings=self._warnings,
         )
 
     def add_request(self, request: Request) -> None:
@@ -128,6 +132,7 @@ class EngineCore:
                 self.scheduler.add(held)
             self.scheduler.abort(request_id)
             self._forget([request_id])
+            self._ledger.forget([request_id])
 
     @property
     def has_unfinished(self) -> bool:
@@ -142,24 +147,29 @@ class EngineCore:
             What the step added to each request that has something new.
         """
         self._release_grammars()
+        clock = StepClock()
         scheduled = self.scheduler.schedule()
         if not scheduled.scheduled:
             return self._update(scheduled, ModelOutput([]))
         sampling = self._sampling_batch(scheduled)
-        started = time.perf_counter()
+        clock.start_draft()
         draft = self._speculation.proposer.propose(scheduled, sampling)
-        proposed = time.perf_counter()
+        clock.start_target()
         rows = Rows.ragged(_num_drafts(scheduled, draft))
         self._sampler.begin(sampling, rows, draft.token_ids)
         logits = self._runner.execute(target_spans(scheduled, draft))
         output = self._verify(logits, rows, scheduled, sampling, draft)
-        self._observe(scheduled, output, proposed - started, time.perf_counter() - proposed)
-        return self._update(scheduled, output)
+        clock.end_target()
+        self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
+        deltas = self._update(scheduled, output)
+        self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
+        return deltas
 
     def stats(self) -> EngineStats:
         """Take a snapshot of the engine's counters."""
         stats = self._stats
         stats.estimated_speedup = self._speculation.estimated_speedup
+        stats.warnings = self._speculation.warnings
         stats.num_running = self.scheduler.num_running
         stats.num_waiting = self.scheduler.num_waiting + len(self._grammar_queue)
         stats.num_preemptions = self.scheduler.num_preemptions
@@ -215,19 +225,6 @@ class EngineCore:
     def _forget(self, request_ids: list[str]) -> None:
         self._sampler.evict(request_ids)
         self._speculation.evict(request_ids)
-
-    def _observe(
-        self,
-        scheduled: SchedulerOutput,
-        output: ModelOutput,
-        draft_seconds: float,
-        target_seconds: float,
-    ) -> None:
-        self._stats.num_steps += 1
-        self._stats.draft_seconds += draft_seconds
-        self._stats.target_seconds += target_seconds
-        count_step(self._stats, scheduled, output)
-        self._speculation.observe(scheduled, output, draft_seconds, target_seconds)
 
 
 def _num_drafts(scheduled: SchedulerOutput, draft: Draft) -> list[int]:

@@ -29,6 +29,7 @@ class ModelInfo:
         num_draft_tokens: draft tokens per pass; 0 is plain decoding.
         num_blocks: KV cache blocks, the scratch block included.
         block_size: tokens per KV cache block.
+        warnings: what was said at start of drafts that will not be used.
     """
 
     model_name: str
@@ -39,6 +40,7 @@ class ModelInfo:
     num_draft_tokens: int
     num_blocks: int
     block_size: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def num_cache_tokens(self) -> int:

@@ -47,6 +47,8 @@ class RunStats:
         num_steps: engine steps.
         draft_seconds: time spent proposing.
         target_seconds: time spent in target passes, sampling included.
+        overhead_seconds: time of steps spent on anything else.
+        controller_seconds: of the overhead, on deciding who drafts how much.
         speculation: counts over all answers; `num_target_passes` counts each answer's own passes.
     """
 
@@ -57,6 +59,8 @@ class RunStats:
     num_steps: int = 0
     draft_seconds: float = 0.0
     target_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    controller_seconds: float = 0.0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
 
     def add(self, other: RunStats) -> None:
@@ -68,6 +72,8 @@ class RunStats:
         self.num_steps += other.num_steps
         self.draft_seconds += other.draft_seconds
         self.target_seconds += other.target_seconds
+        self.overhead_seconds += other.overhead_seconds
+        self.controller_seconds += other.controller_seconds
         self.speculation.add(other.speculation)
 
     @property
@@ -204,8 +210,8 @@ class LLM:
     def _run(self, jobs: list[_Job], on_progress: Progress | None) -> list[RequestOutput]:
         answers = {a.request.request_id: a for job in jobs for a in job.answers}
         run = self.last_run = RunStats(num_requests=len(answers))
-        before = self.core.stats()
-        steps, drafting, verifying = before.num_steps, before.draft_seconds, before.target_seconds
+        before = _seconds_of(self.core)
+        num_steps = self.core.stats().num_steps
         started = time.perf_counter()
         try:
             for answer in answers.values():
@@ -218,10 +224,9 @@ class LLM:
                     on_progress(run)
         finally:
             self.core.abort(answers)
-        after = self.core.stats()
-        run.num_steps = after.num_steps - steps
-        run.draft_seconds = after.draft_seconds - drafting
-        run.target_seconds = after.target_seconds - verifying
+        run.num_steps = self.core.stats().num_steps - num_steps
+        spent = [after - began for after, began in zip(_seconds_of(self.core), before, strict=True)]
+        run.draft_seconds, run.target_seconds, run.overhead_seconds, run.controller_seconds = spent
         outputs = [job.finish() for job in jobs]
         for answer in answers.values():
             run.speculation.add(answer.output.stats)
@@ -313,6 +318,12 @@ class _Job:
             if answer.prompt_logprobs is not None:
                 self.output.prompt_logprobs = answer.prompt_logprobs
         return self.output
+
+
+def _seconds_of(core: EngineCore) -> tuple[float, float, float, float]:
+    """Give what steps took so far: drafting, the target, the rest, and of it the controller."""
+    s = core.stats()
+    return s.draft_seconds, s.target_seconds, s.overhead_seconds, s.controller_seconds
 
 
 def _as_batch(prompts: Prompt | Sequence[Prompt]) -> list[Prompt]:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.request import SpeculationStats
+from engine.request import DraftCounts, SpeculationStats
+
+
+@dataclass(slots=True)
+class DrafterSeconds:
+    """What one drafter's drafts took.
+
+    Attributes:
+        draft: making them.
+        verify: their rows' share of the target's passes.
+    """
+
+    draft: float = 0.0
+    verify: float = 0.0
 
 
 @dataclass(slots=True)
@@ -20,15 +33,17 @@ class EngineStats:
         num_prefix_query_tokens: prompt tokens looked up in the prefix cache.
         num_prefix_hit_tokens: of those, found.
         num_preemptions: times a request lost its blocks.
-        draft_seconds: time spent proposing.
-        target_seconds: time spent in target passes, sampling included.
+        controller_seconds: of the overhead, time spent on deciding who drafts how much; looking
+            up drafts that were found is drafting.
         grammar_compile_seconds: time spent compiling grammars, in the background.
         grammar_mask_seconds: time spent on the masks of grammars, on all threads together.
         grammar_mask_wait_seconds: time that sampling waited for masks.
-        speculation: counts over all requests, finished or not.
-        by_drafter: the same by who drafted, of passes with drafts.
+        speculation: counts over all requests, finished or not, and what steps took.
+        drafter_seconds: what drafts took, by who made them. Prompts and catching up, and drafting
+            that came to nothing, are nobody's drafts.
         estimated_speedup: tokens per second that the controller expected of the last step, over
             those without speculation; 1 where nothing is weighed.
+        warnings: what turned out while serving and somebody should know.
     """
 
     num_running: int = 0
@@ -39,11 +54,31 @@ class EngineStats:
     num_prefix_query_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     num_preemptions: int = 0
-    draft_seconds: float = 0.0
-    target_seconds: float = 0.0
+    controller_seconds: float = 0.0
     grammar_compile_seconds: float = 0.0
     grammar_mask_seconds: float = 0.0
     grammar_mask_wait_seconds: float = 0.0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
-    by_drafter: dict[str, SpeculationStats] = field(default_factory=dict)
+    drafter_seconds: dict[str, DrafterSeconds] = field(default_factory=dict)
     estimated_speedup: float = 1.0
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def by_drafter(self) -> dict[str, DraftCounts]:
+        """Drafts by who made them."""
+        return self.speculation.by_drafter
+
+    @property
+    def draft_seconds(self) -> float:
+        """Time spent drafting."""
+        return self.speculation.draft_seconds
+
+    @property
+    def target_seconds(self) -> float:
+        """Time spent in the target's passes, sampling included."""
+        return self.speculation.verify_seconds
+
+    @property
+    def overhead_seconds(self) -> float:
+        """Time of steps spent on anything else: scheduling, batching, booking."""
+        return self.speculation.overhead_seconds

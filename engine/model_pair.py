@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,8 +16,6 @@ from engine.model.self_check import check_model
 from engine.speculative.layer_choice import choose_layers, trial_prompts
 from engine.tokenization import Tokenizer, load_tokenizer
 from engine.vocabularies import ForeignVocabulary, Vocabulary, choose_vocabulary
-
-logger = logging.getLogger(__name__)
 
 
 def _no_tokenizer() -> Tokenizer | None:
@@ -66,8 +63,6 @@ def load_pair(config: EngineConfig) -> ModelPair:
         )
     name = speculation.draft_model
     if speculation.is_off or (name is None and not speculation.skips_layers):
-        if name is not None:
-            logger.warning("draft_not_loaded draft=%s reason=speculation_off", name)
         return ModelPair(target, load_tokenizer=load_own)
     if name is None:
         choice = choose_layers(target, trial_prompts(load_own(), target))

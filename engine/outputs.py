@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.request import FinishReason, SpeculationStats, TokenLogprobs
+from engine.request import DraftCounts, FinishReason, SpeculationStats, TokenLogprobs
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class RequestOutput:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Speculation counts over all choices, named as on the wire."""
+        """How speculation went over all choices, named as on the wire."""
         total = SpeculationStats()
         for output in self.outputs:
             total.add(output.stats)
@@ -69,14 +69,31 @@ class RequestOutput:
 
 
 def speculation_metrics(stats: SpeculationStats) -> dict[str, Any]:
-    """Render speculation counts with the names that clients of the field read."""
+    """Render how speculation went, with the names that clients of the field read."""
+    speedup = stats.estimated_speedup
     return {
         "num_target_passes": stats.num_target_passes,
-        "num_drafts": stats.num_drafts,
-        "num_draft_tokens": stats.num_draft_tokens,
-        "num_accepted_tokens": stats.num_accepted_tokens,
-        "num_draft_tokens_per_pos": stats.num_draft_tokens_per_pos,
-        "num_accepted_tokens_per_pos": stats.num_accepted_tokens_per_pos,
+        **_draft_metrics(stats),
         "tokens_per_target_pass": round(stats.tokens_per_target_pass, 4),
-        "draft_acceptance_rate": round(stats.acceptance_rate, 4),
+        "estimated_speedup": None if speedup is None else round(speedup, 4),
+        "draft_ms": _milliseconds(stats.draft_seconds),
+        "verify_ms": _milliseconds(stats.verify_seconds),
+        "overhead_ms": _milliseconds(stats.overhead_seconds),
+        "by_drafter": {name: _draft_metrics(own) for name, own in stats.by_drafter.items()},
     }
+
+
+def _draft_metrics(counts: DraftCounts) -> dict[str, Any]:
+    return {
+        "num_drafts": counts.num_drafts,
+        "num_draft_tokens": counts.num_draft_tokens,
+        "num_accepted_tokens": counts.num_accepted_tokens,
+        "num_wasted_tokens": counts.num_wasted_tokens,
+        "num_draft_tokens_per_pos": counts.num_draft_tokens_per_pos,
+        "num_accepted_tokens_per_pos": counts.num_accepted_tokens_per_pos,
+        "draft_acceptance_rate": round(counts.acceptance_rate, 4),
+    }
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000.0 * seconds, 3)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from engine.sampling_params import SamplingParams
 
@@ -42,34 +43,42 @@ class RequestStatus(enum.Enum):
     FINISHED = enum.auto()
 
 
-@dataclass(slots=True)
-class SpeculationStats:
-    """Speculation counts of one request, or of a whole run when added up.
+class PassReport(NamedTuple):
+    """What a request's steps took since it was last told of, and what was expected of the last.
 
     Attributes:
-        num_target_passes: target passes that emitted at least one token.
+        draft_seconds: its share of the time spent drafting.
+        verify_seconds: its share of the target's passes.
+        overhead_seconds: its share of everything else that steps do.
+        estimated_speedup: see `SpeculationStats`, of the last of these steps.
+    """
+
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    estimated_speedup: float | None = None
+
+
+@dataclass(slots=True)
+class DraftCounts:
+    """What became of drafts.
+
+    Attributes:
         num_drafts: passes that verified at least one draft token.
         num_draft_tokens: draft tokens verified.
         num_accepted_tokens: draft tokens that were emitted.
         num_draft_tokens_per_pos: draft tokens verified at each draft position.
         num_accepted_tokens_per_pos: accepted draft tokens at each draft position.
-        num_output_tokens: tokens emitted, the target's own included.
     """
 
-    num_target_passes: int = 0
     num_drafts: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
-    num_output_tokens: int = 0
     num_draft_tokens_per_pos: list[int] = field(default_factory=list)
     num_accepted_tokens_per_pos: list[int] = field(default_factory=list)
 
-    def observe(self, num_draft_tokens: int, num_accepted: int, num_emitted: int) -> None:
-        """Count one pass that verified `num_draft_tokens` and emitted `num_emitted`."""
-        self.num_target_passes += 1
-        self.num_output_tokens += num_emitted
-        if num_draft_tokens == 0:
-            return
+    def observe_draft(self, num_draft_tokens: int, num_accepted: int) -> None:
+        """Count one draft of at least one token."""
         self.num_drafts += 1
         self.num_draft_tokens += num_draft_tokens
         self.num_accepted_tokens += num_accepted
@@ -79,13 +88,11 @@ class SpeculationStats:
             self.num_draft_tokens_per_pos[position] += 1
             self.num_accepted_tokens_per_pos[position] += position < num_accepted
 
-    def add(self, other: SpeculationStats) -> None:
-        """Add another request's counts to these."""
-        self.num_target_passes += other.num_target_passes
+    def add_drafts(self, other: DraftCounts) -> None:
+        """Add other drafts to these."""
         self.num_drafts += other.num_drafts
         self.num_draft_tokens += other.num_draft_tokens
         self.num_accepted_tokens += other.num_accepted_tokens
-        self.num_output_tokens += other.num_output_tokens
         for mine, theirs in (
             (self.num_draft_tokens_per_pos, other.num_draft_tokens_per_pos),
             (self.num_accepted_tokens_per_pos, other.num_accepted_tokens_per_pos),
@@ -95,14 +102,93 @@ class SpeculationStats:
                 mine[position] += count
 
     @property
-    def tokens_per_target_pass(self) -> float:
-        """Tokens emitted per target pass, the target's own token included (tau)."""
-        return self.num_output_tokens / self.num_target_passes if self.num_target_passes else 0.0
+    def num_wasted_tokens(self) -> int:
+        """Draft tokens verified in vain."""
+        return self.num_draft_tokens - self.num_accepted_tokens
 
     @property
     def acceptance_rate(self) -> float:
         """Accepted draft tokens over verified draft tokens."""
         return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+
+@dataclass(slots=True)
+class SpeculationStats(DraftCounts):
+    """How speculation went for one request, or for a whole run when added up.
+
+    Attributes:
+        num_target_passes: target passes that emitted at least one token.
+        num_output_tokens: tokens emitted, the target's own included.
+        draft_seconds: time spent drafting: the draft model's passes, and looking drafts up.
+        verify_seconds: time spent in the target's passes, sampling included.
+        overhead_seconds: time of the same steps spent on anything else.
+        num_weighed_steps: steps whose drafts a controller weighed.
+        sum_estimated_speedups: what it expected of each, added up.
+        by_drafter: the drafts by who made them.
+    """
+
+    num_target_passes: int = 0
+    num_output_tokens: int = 0
+    draft_seconds: float = 0.0
+    verify_seconds: float = 0.0
+    overhead_seconds: float = 0.0
+    num_weighed_steps: int = 0
+    sum_estimated_speedups: float = 0.0
+    by_drafter: dict[str, DraftCounts] = field(default_factory=dict)
+
+    def observe(
+        self,
+        num_draft_tokens: int,
+        num_accepted: int,
+        num_emitted: int,
+        drafter: str | None = None,
+    ) -> None:
+        """Count one pass that verified `num_draft_tokens` and emitted `num_emitted`."""
+        self.num_target_passes += 1
+        self.num_output_tokens += num_emitted
+        if num_draft_tokens == 0:
+            return
+        self.observe_draft(num_draft_tokens, num_accepted)
+        if drafter is not None:
+            own = self.by_drafter.setdefault(drafter, DraftCounts())
+            own.observe_draft(num_draft_tokens, num_accepted)
+
+    def observe_report(self, report: PassReport) -> None:
+        """Count what steps took, and what was expected of the last."""
+        self.draft_seconds += report.draft_seconds
+        self.verify_seconds += report.verify_seconds
+        self.overhead_seconds += report.overhead_seconds
+        if report.estimated_speedup is not None:
+            self.num_weighed_steps += 1
+            self.sum_estimated_speedups += report.estimated_speedup
+
+    def add(self, other: SpeculationStats) -> None:
+        """Add another request's counts to these."""
+        self.add_drafts(other)
+        self.num_target_passes += other.num_target_passes
+        self.num_output_tokens += other.num_output_tokens
+        self.draft_seconds += other.draft_seconds
+        self.verify_seconds += other.verify_seconds
+        self.overhead_seconds += other.overhead_seconds
+        self.num_weighed_steps += other.num_weighed_steps
+        self.sum_estimated_speedups += other.sum_estimated_speedups
+        for drafter, counts in other.by_drafter.items():
+            self.by_drafter.setdefault(drafter, DraftCounts()).add_drafts(counts)
+
+    @property
+    def tokens_per_target_pass(self) -> float:
+        """Tokens emitted per target pass, the target's own token included (tau)."""
+        return self.num_output_tokens / self.num_target_passes if self.num_target_passes else 0.0
+
+    @property
+    def estimated_speedup(self) -> float | None:
+        """The mean over steps of what a controller expected of their drafts.
+
+        Tokens per second of everybody in the step, over those without drafts; None where nobody
+        weighed anything.
+        """
+        weighed = self.num_weighed_steps
+        return self.sum_estimated_speedups / weighed if weighed else None
 
 
 def _grow(counts: list[int], size: int) -> None:
@@ -244,6 +330,7 @@ class RequestDelta:
         num_draft_tokens: draft tokens that the step verified.
         num_accepted_tokens: of those, accepted; they come first among the new tokens.
         drafter: who drafted them; None where nobody did.
+        report: what the request's steps took since its last delta.
         prompt_logprobs: one entry per prompt token from the second on, as far as the step got,
             when the request asked for them.
         error: what failed, when the finish reason is `error`.
@@ -258,17 +345,18 @@ class RequestDelta:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     drafter: str | None = None
+    report: PassReport = PassReport()
     prompt_logprobs: list[TokenLogprobs] | None = None
     error: str | None = None
 
     def observe(self, stats: SpeculationStats, num_taken: int) -> None:
-        """Count the step in `stats`, if it emitted anything.
+        """Count the step in `stats`: what it took, and what it emitted, if anything.
 
         Args:
             stats: counts of the answer.
             num_taken: leading new tokens that belong to the answer; a stop text may cut the rest.
         """
+        stats.observe_report(self.report)
         if self.new_token_ids:
-            stats.observe(
-                self.num_draft_tokens, min(self.num_accepted_tokens, num_taken), num_taken
-            )
+            num_accepted = min(self.num_accepted_tokens, num_taken)
+            stats.observe(self.num_draft_tokens, num_accepted, num_taken, self.drafter)

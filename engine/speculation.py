@@ -1,13 +1,12 @@
-"""Puts speculation together for one engine: who drafts, who decides how much, what is counted."""
+"""Puts speculation together for one engine: who drafts, who decides how much."""
 
 from __future__ import annotations
 
 from engine.config import TLI, EngineConfig
-from engine.draft_planner import DraftPlanner, FixedPlanner
-from engine.metrics import EngineStats
+from engine.draft_planner import FixedPlanner
+from engine.draft_warnings import advice_for, draft_name
 from engine.model.layer_subset import subset_of
 from engine.model_pair import ModelPair
-from engine.request import SpeculationStats
 from engine.runner.model_runner import ModelRunner
 from engine.runner.step_timer import load_or_measure
 from engine.sampling.sampler import Sampler
@@ -15,14 +14,18 @@ from engine.speculative.arbiter import Arbiter
 from engine.speculative.controller import Controller
 from engine.speculative.draft_model import DraftModelProposer
 from engine.speculative.foreign_draft import ForeignModel
+from engine.speculative.idle_watch import IdleWatch
 from engine.speculative.known_tokens import KnownTokens
 from engine.speculative.layer_skip import LayerSkipProposer
 from engine.speculative.margin_gate import DraftGate
+from engine.speculative.plan_meter import PlanMeter
 from engine.speculative.proposer import NoProposer, Proposer
+from engine.speculative.step_costs import StepCosts
 from engine.speculative.string_match import StringMatchProposer
 from engine.speculative.token_drafters import ForcedTokens
 from engine.speculative.token_intersection import TokenIntersectionProposer
 from engine.step import ModelOutput, SchedulerOutput
+from engine.step_ledger import Planning
 
 
 class Speculation:
@@ -41,6 +44,7 @@ class Speculation:
         draft_max_len: positions of these blocks that it knows; None = all.
         proposer: drafts in each step.
         planner: decides each step's drafts; None when speculation is off.
+        costs: of passes, where they decide about drafts.
     """
 
     def __init__(
@@ -59,6 +63,8 @@ class Speculation:
         )
         self._known = KnownTokens(config.speculation, forced_tokens)
         self._controller: Controller | None = None
+        self._watch: IdleWatch | None = None
+        self.costs: StepCosts | None = None
         self.planner = self._make_planner(config, models, target, draft)
         gate = None if self._controller is None else self._controller.gate
         drafter = _drafter(config, models, draft, sampler, gate)
@@ -79,6 +85,10 @@ class Speculation:
                 scheduled, output, draft_seconds - shared, target_seconds + shared
             )
 
+    def take_planning(self) -> Planning:
+        """Give what planning took and promised since the last time."""
+        return Planning() if self.planner is None else self.planner.take()
+
     def evict(self, request_ids: list[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         self._known.evict(request_ids)
@@ -90,36 +100,39 @@ class Speculation:
         """What the controller expects of the last step's drafts; 1 where nothing is weighed."""
         return 1.0 if self._controller is None else self._controller.estimated_speedup
 
+    @property
+    def warnings(self) -> list[str]:
+        """Give what turned out while serving: a model that drafts nothing."""
+        found = None if self._watch is None else self._watch.warning
+        return [] if found is None else [found]
+
     def _make_planner(
         self,
         config: EngineConfig,
         models: ModelPair,
         target: ModelRunner,
         draft: ModelRunner | None,
-    ) -> DraftPlanner | None:
+    ) -> PlanMeter | None:
         speculation = config.speculation
         if speculation.is_off:
             return None
         num_model_tokens = 0 if draft is None else speculation.num_draft_tokens
         if speculation.is_auto and speculation.drafters:
-            costs = load_or_measure(config, target, draft)
+            self.costs = load_or_measure(config, target, draft)
             has_gate = models.foreign is None or models.foreign.method == TLI
             self._controller = Controller(
-                costs, self._known.next, num_model_tokens, has_gate=has_gate
+                self.costs, self._known.next, num_model_tokens, has_gate=has_gate
             )
-            return self._controller
-        return FixedPlanner(self._known.next, num_model_tokens)
-
-
-def count_step(stats: EngineStats, scheduled: SchedulerOutput, output: ModelOutput) -> None:
-    """Count what a step drafted and emitted, in all and by drafter."""
-    for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
-        if not outcome.sampled:
-            continue
-        counts = (outcome.num_draft_tokens, outcome.num_accepted_tokens, len(outcome.sampled))
-        stats.speculation.observe(*counts)
-        if outcome.num_draft_tokens:
-            stats.by_drafter.setdefault(share.drafter, SpeculationStats()).observe(*counts)
+            if draft is not None:
+                self._watch = IdleWatch(draft_name(models), advice_for(models))
+            return PlanMeter(
+                self._controller,
+                self._known.take_seconds,
+                lambda: self.estimated_speedup,
+                self._watch,
+            )
+        fixed = FixedPlanner(self._known.next, num_model_tokens)
+        return PlanMeter(fixed, self._known.take_seconds)
 
 
 def _draft_runner(

@@ -67,7 +67,7 @@ def choose_vocabulary(
             return None
     bridge = _build_bridge(target, draft, difference or "Bytes are asked for.")
     overlap = bridge.overlap
-    method = wanted if wanted in (TLI, SLEM) else _choose_method(overlap)
+    method = wanted if wanted in (TLI, SLEM) else choose_method(overlap)
     logger.info(
         "draft_vocabulary method=%s reason=%s draft=%s common_tokens=%d of_draft=%.2f "
         "of_target=%.2f all_bytes=%s",
@@ -80,6 +80,12 @@ def choose_vocabulary(
         str(overlap.has_all_bytes).lower(),
     )
     return ForeignVocabulary(bridge, method)
+
+
+def choose_method(overlap: Overlap) -> str:
+    """Choose between common tokens and text by what two vocabularies share."""
+    shares = min(overlap.of_draft, overlap.of_target)
+    return TLI if shares >= _LEAST_OVERLAP and overlap.has_all_bytes else SLEM
 
 
 def describe_difference(target: Mapping[str, int], draft: Mapping[str, int]) -> str | None:
@@ -133,8 +139,3 @@ def _build_bridge(target: Vocabulary, draft: Vocabulary, difference: str) -> Voc
             )
         spelled.append(tokens)
     return VocabularyBridge(spelled[0], spelled[1], target.model.eos_token_ids)
-
-
-def _choose_method(overlap: Overlap) -> str:
-    shares = min(overlap.of_draft, overlap.of_target)
-    return TLI if shares >= _LEAST_OVERLAP and overlap.has_all_bytes else SLEM

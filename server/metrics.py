@@ -12,13 +12,39 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from engine.metrics import EngineStats
-from engine.request import FinishReason, SpeculationStats
+from engine.metrics import DrafterSeconds, EngineStats
+from engine.request import DraftCounts, FinishReason, SpeculationStats
 
 _PREFIX = "outdraft:"
 _FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
 _REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+_NO_SECONDS = DrafterSeconds()
+_BY_DRAFTER: tuple[tuple[str, str, Callable[[DraftCounts, DrafterSeconds], float]], ...] = (
+    ("drafts", "Passes that verified a drafter's drafts.", lambda c, _: c.num_drafts),
+    (
+        "draft_tokens",
+        "Draft tokens verified, by who drafted them.",
+        lambda c, _: c.num_draft_tokens,
+    ),
+    (
+        "accepted_tokens",
+        "Draft tokens accepted, by who drafted them.",
+        lambda c, _: c.num_accepted_tokens,
+    ),
+    (
+        "wasted_tokens",
+        "Draft tokens verified in vain, by who drafted them.",
+        lambda c, _: c.num_wasted_tokens,
+    ),
+    ("draft_seconds", "Time spent on drafts, by who made them.", lambda _, s: s.draft),
+    (
+        "verify_seconds",
+        "Time in target passes, by whose drafts the rows were.",
+        lambda _, s: s.verify,
+    ),
+)
 
 
 class ServerMetrics:
@@ -90,8 +116,10 @@ class _EngineCollector(Collector):
         stats = self._read_stats()
         yield from self._gauges(stats)
         yield from self._counters(stats)
+        yield from self._times(stats)
         yield from self._per_position(stats.speculation)
-        yield from self._per_drafter(stats.by_drafter)
+        yield from self._per_drafter(stats)
+        yield self._per_drafter_position(stats)
 
     def _gauges(self, stats: EngineStats) -> Iterator[Metric]:
         for name, meaning, value in (
@@ -125,8 +153,39 @@ class _EngineCollector(Collector):
                 "Prompt tokens found in the prefix cache.",
                 stats.num_prefix_hit_tokens,
             ),
-            ("draft_seconds", "Time spent proposing drafts.", stats.draft_seconds),
+            ("spec_decode_num_drafts", "Passes that verified drafts.", speculation.num_drafts),
+            (
+                "spec_decode_num_draft_tokens",
+                "Draft tokens verified.",
+                speculation.num_draft_tokens,
+            ),
+            (
+                "spec_decode_num_accepted_tokens",
+                "Draft tokens accepted.",
+                speculation.num_accepted_tokens,
+            ),
+            (
+                "spec_decode_num_wasted_tokens",
+                "Draft tokens verified in vain.",
+                speculation.num_wasted_tokens,
+            ),
+        ):
+            yield self._counter(name, meaning, value)
+
+    def _times(self, stats: EngineStats) -> Iterator[Metric]:
+        for name, meaning, value in (
+            ("draft_seconds", "Time spent drafting.", stats.draft_seconds),
             ("target_seconds", "Time spent in target passes.", stats.target_seconds),
+            (
+                "overhead_seconds",
+                "Time of steps spent neither drafting nor in the target.",
+                stats.overhead_seconds,
+            ),
+            (
+                "controller_seconds",
+                "Of the overhead, time spent deciding who drafts how much.",
+                stats.controller_seconds,
+            ),
             (
                 "grammar_compile_seconds",
                 "Time spent compiling grammars, in the background.",
@@ -142,21 +201,13 @@ class _EngineCollector(Collector):
                 "Time that sampling waited for grammars' masks.",
                 stats.grammar_mask_wait_seconds,
             ),
-            ("spec_decode_num_drafts", "Passes that verified drafts.", speculation.num_drafts),
-            (
-                "spec_decode_num_draft_tokens",
-                "Draft tokens verified.",
-                speculation.num_draft_tokens,
-            ),
-            (
-                "spec_decode_num_accepted_tokens",
-                "Draft tokens accepted.",
-                speculation.num_accepted_tokens,
-            ),
         ):
-            counter = CounterMetricFamily(_PREFIX + name, meaning, labels=["model_name"])
-            counter.add_metric([self._model_name], value)
-            yield counter
+            yield self._counter(name, meaning, value)
+
+    def _counter(self, name: str, meaning: str, value: float) -> Metric:
+        counter = CounterMetricFamily(_PREFIX + name, meaning, labels=["model_name"])
+        counter.add_metric([self._model_name], value)
+        return counter
 
     def _per_position(self, speculation: SpeculationStats) -> Iterator[Metric]:
         counter = CounterMetricFamily(
@@ -168,20 +219,23 @@ class _EngineCollector(Collector):
             counter.add_metric([self._model_name, str(position)], count)
         yield counter
 
-    def _per_drafter(self, by_drafter: dict[str, SpeculationStats]) -> Iterator[Metric]:
-        verified = CounterMetricFamily(
-            _PREFIX + "spec_decode_drafter_draft_tokens",
-            "Draft tokens verified, by who drafted them.",
-            labels=["model_name", "drafter"],
+    def _per_drafter(self, stats: EngineStats) -> Iterator[Metric]:
+        for name, meaning, read in _BY_DRAFTER:
+            counter = CounterMetricFamily(
+                f"{_PREFIX}spec_decode_drafter_{name}", meaning, labels=["model_name", "drafter"]
+            )
+            for drafter, counts in stats.by_drafter.items():
+                seconds = stats.drafter_seconds.get(drafter, _NO_SECONDS)
+                counter.add_metric([self._model_name, drafter], read(counts, seconds))
+            yield counter
+
+    def _per_drafter_position(self, stats: EngineStats) -> Metric:
+        counter = CounterMetricFamily(
+            _PREFIX + "spec_decode_drafter_accepted_tokens_per_pos",
+            "Draft tokens accepted at each draft position, by who drafted them.",
+            labels=["model_name", "drafter", "position"],
         )
-        wasted = CounterMetricFamily(
-            _PREFIX + "spec_decode_drafter_wasted_tokens",
-            "Draft tokens verified in vain, by who drafted them.",
-            labels=["model_name", "drafter"],
-        )
-        for drafter, counts in by_drafter.items():
-            labels = [self._model_name, drafter]
-            verified.add_metric(labels, counts.num_draft_tokens)
-            wasted.add_metric(labels, counts.num_draft_tokens - counts.num_accepted_tokens)
-        yield verified
-        yield wasted
+        for drafter, counts in stats.by_drafter.items():
+            for position, count in enumerate(counts.num_accepted_tokens_per_pos):
+                counter.add_metric([self._model_name, drafter, str(position)], count)
+        return counter

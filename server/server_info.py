@@ -30,6 +30,7 @@ def server_info(served: Served, config: ServerConfig) -> ServerInfo:
         "config": asdict(served.config),
         "server": asdict(config),
         "limits": _limits(served, config),
+        "warnings": _warnings(served),
         "versions": {"python": platform.python_version(), **_versions()},
     }
 
@@ -42,8 +43,14 @@ def _models(served: Served) -> ServedModels:
     }
     if served.is_ready:
         loaded = asdict(served.engine.info)
+        del loaded["warnings"]
         models["loaded"] = {**loaded, "eos_token_ids": sorted(loaded["eos_token_ids"])}
     return models
+
+
+def _warnings(served: Served) -> list[str]:
+    at_start = served.engine.info.warnings if served.is_ready else ()
+    return [*at_start, *served.engine.stats.warnings]
 
 
 def _limits(served: Served, config: ServerConfig) -> dict[str, int]:

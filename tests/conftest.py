@@ -56,6 +56,17 @@ def shared_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def _cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def own_cache(_cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what is timed and tried in a folder of this run, for all of its tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_cache_folder))
+
+
+@pytest.fixture(scope="session")
 def demo_pair() -> DemoPair:
     """The embedded target and draft."""
     pair = DemoPair(ROOT / "model_configs/demo/target", ROOT / "model_configs/demo/draft")

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterable
 from engine.config import EngineConfig
 from engine.door import ModelInfo
 from engine.errors import ModelNotSupportedError
-from engine.metrics import EngineStats
+from engine.metrics import DrafterSeconds, EngineStats
 from engine.request import (
     DRAFT_MODEL,
     PREDICTION,
     FinishReason,
+    PassReport,
     Request,
     RequestDelta,
     SpeculationStats,
@@ -25,6 +26,10 @@ EOS = 256
 VOCAB_SIZE = 258
 MAX_MODEL_LEN = 128
 BLOCK_SIZE = 16
+# What `FakeCore` warns of at start, and while it serves.
+WARNINGS = ("draft_hardly_used draft=fake", "draft_not_used draft=fake")
+# What every pass of it is said to have taken.
+REPORT = PassReport(0.001, 0.002, 0.0005, 1.5)
 
 AnswerFn = Callable[[Request, int], int]
 
@@ -56,10 +61,11 @@ class FakeCore:
             num_draft_tokens=1,
             num_blocks=65,
             block_size=BLOCK_SIZE,
+            warnings=WARNINGS[:1],
         )
         self._answer = answer
         self._requests: dict[str, Request] = {}
-        self._stats = EngineStats()
+        self._stats = EngineStats(warnings=list(WARNINGS[1:]))
         self.aborted: list[str] = []
 
     def add_request(self, request: Request) -> None:
@@ -93,9 +99,11 @@ class FakeCore:
         taken = request.append([self._answer(request, first + i) for i in range(2)])
         num_accepted = max(0, len(taken) - 1)
         if taken:
-            counts = self._stats.by_drafter.setdefault(DRAFT_MODEL, SpeculationStats())
-            for stats in (self._stats.speculation, counts):
-                stats.observe(1, num_accepted, len(taken))
+            self._stats.speculation.observe(1, num_accepted, len(taken), DRAFT_MODEL)
+            self._stats.speculation.observe_report(REPORT)
+            seconds = self._stats.drafter_seconds.setdefault(DRAFT_MODEL, DrafterSeconds())
+            seconds.draft += REPORT.draft_seconds
+            seconds.verify += REPORT.verify_seconds / 2
         is_predicted = bool(request.params.predicted_token_ids)
         return RequestDelta(
             request_id=request.request_id,
@@ -109,6 +117,7 @@ class FakeCore:
             num_draft_tokens=1 if taken else 0,
             num_accepted_tokens=num_accepted,
             drafter=PREDICTION if is_predicted else DRAFT_MODEL,
+            report=REPORT,
             prompt_logprobs=prompt_logprobs,
         )
 

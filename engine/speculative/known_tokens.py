@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from engine.config import TOKEN_DRAFTERS, SpeculationConfig
@@ -43,19 +44,33 @@ class KnownTokens:
         self._num_lookup_tokens = (
             MAX_KNOWN_DRAFT_TOKENS if config.is_auto else config.num_draft_tokens
         )
+        self._seconds: dict[str, float] = {}
 
     def next(self, request: Request, limit: int) -> list[KnownDraft]:
         """Give what is said of the next tokens; see `engine.step.KnownDrafts`."""
-        forced = self._grammar.draft(request, limit)
+        forced = self._ask(self._grammar, request, limit)
         if forced is not None:
             return [forced]
-        said = [self._prediction.draft(request, limit)]
-        num_lookup_tokens = min(limit, self._num_lookup_tokens)
-        said += [drafter.draft(request, num_lookup_tokens) for drafter in self._lookups]
+        said = [self._ask(self._prediction, request, limit)]
+        most = min(limit, self._num_lookup_tokens)
+        said += [self._ask(drafter, request, most) for drafter in self._lookups]
         return [known for known in said if known is not None]
+
+    def take_seconds(self) -> dict[str, float]:
+        """Give the time since the last call that finding drafts took, by who found them."""
+        seconds, self._seconds = self._seconds, {}
+        return seconds
 
     def evict(self, request_ids: Sequence[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         drafters: list[TokenDrafter] = [self._grammar, self._prediction, *self._lookups]
         for drafter in drafters:
             drafter.evict(request_ids)
+
+    def _ask(self, drafter: TokenDrafter, request: Request, limit: int) -> KnownDraft | None:
+        started = time.perf_counter()
+        known = drafter.draft(request, limit)
+        if known is not None:
+            spent = self._seconds.get(known.drafter, 0.0) + time.perf_counter() - started
+            self._seconds[known.drafter] = spent
+        return known

@@ -206,6 +206,8 @@ def _stats(run: RunStats) -> dict[str, Any]:
         "num_accepted_tokens_per_pos": speculation.num_accepted_tokens_per_pos,
         "draft_seconds": run.draft_seconds,
         "target_seconds": run.target_seconds,
+        "overhead_seconds": run.overhead_seconds,
+        "controller_seconds": run.controller_seconds,
     }
 
 

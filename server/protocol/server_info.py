@@ -32,7 +32,8 @@ class ServerInfo(TypedDict):
     """Everything that a bug report should say.
 
     `config` are the engine's settings, section by section, `server` those of the HTTP server;
-    `limits` is what one request can ask for at most.
+    `limits` is what one request can ask for at most, `warnings` what was logged of drafts that are
+    loaded and not used.
     """
 
     version: str
@@ -42,4 +43,5 @@ class ServerInfo(TypedDict):
     config: dict[str, dict[str, Any]]
     server: dict[str, Any]
     limits: dict[str, int]
+    warnings: list[str]
     versions: dict[str, str]

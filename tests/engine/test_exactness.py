@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import pytest
 import torch
@@ -15,11 +16,17 @@ import torch
 from engine.sampling import noise_rows
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import Rows, SamplingBatch
+from engine.speculative.token_drafters import (
+    NgramDrafter,
+    PredictionDrafter,
+    SuffixDrafter,
+    TokenDrafter,
+)
 from engine.speculative.verifier import Verification, verify, walk
 from tests.engine.coupling import coupled_joint
+from tests.engine.laws import SCORE_LIMIT, Law, accept_one_too_many, chi_square
 from tests.engine.table_model import TableModel, Verify, generate, make_request, propose
 
-Law = dict[tuple[int, ...], float]
 Next = Callable[[Sequence[int]], torch.Tensor]
 
 # Every part of the pipeline that depends on the drafts in front of a row is in one of these.
@@ -68,6 +75,62 @@ def verify_laws(model: TableModel, params: dict[str, object], draft: Sequence[in
     sampler = Sampler(model.vocab_size)
     drafts = torch.tensor([list(draft)])
     return sampler.process(model.logits(contexts), batch, rows, drafts).double().softmax(-1)
+
+
+# A prompt that goes on as it began, one that only a past answer went on from, and a prediction.
+PROMPTS: dict[str, dict[str, object]] = {
+    "ngram": {"prompt": (0, 1, 2, 0, 1)},
+    "suffix": {"prompt": (2, 0, 1)},
+    "prediction": {"predicted_token_ids": (1, 2, 0)},
+}
+
+
+def model_law(target: TableModel, params: dict[str, object], num_drafts: int) -> Next:
+    """A draft model's."""
+    return next_law(TableModel.random(target.vocab_size, 2), params)
+
+
+def near_law(target: TableModel, params: dict[str, object], num_drafts: int) -> Next:
+    """That of some of the target's layers: a model that is nearly the target."""
+    return next_law(target.near(2, 0.7), params)
+
+
+def common_law(target: TableModel, params: dict[str, object], num_drafts: int) -> Next:
+    """That of a draft which knows but two of the target's tokens."""
+    table = target.near(2, 0.7).table
+    table[..., 2:] = -torch.inf
+    return next_law(TableModel(table), params)
+
+
+def string_law(target: TableModel, params: dict[str, object], num_drafts: int) -> Next:
+    """That of a draft with two tokens for each of the target's, which share its noise."""
+    tables = [target.near(seed, 0.7).table for seed in (2, 3)]
+    return next_law(TableModel(torch.maximum(*tables)), params)
+
+
+def known_law(
+    drafter: TokenDrafter, target: TableModel, params: dict[str, object], num_drafts: int
+) -> Next:
+    """That of tokens which are looked up: they leave nothing to chance."""
+    past = make_request((2,), (0, 1, 2, 1, 0), name="past")
+    drafter.draft(past, 1)
+    drafter.evict(["past"])
+    known = drafter.draft(make_request(**params), num_drafts)  # type: ignore[arg-type]
+    assert known is not None, "the prompts are made so"
+    assert len(known.token_ids) == num_drafts
+    certain = torch.eye(target.vocab_size, dtype=torch.float64)
+    return lambda answer: certain[known.token_ids[len(answer)]]
+
+
+DRAFTERS: dict[str, Callable[[TableModel, dict[str, object], int], Next]] = {
+    "model": model_law,
+    "layer_skip": near_law,
+    "tli": common_law,
+    "slem": string_law,
+    "ngram": partial(known_law, NgramDrafter()),
+    "suffix": partial(known_law, SuffixDrafter()),
+    "prediction": partial(known_law, PredictionDrafter()),
+}
 
 
 def plain_law(law: Next, vocab_size: int, num_tokens: int) -> Law:
@@ -129,27 +192,19 @@ def largest_error(plain: Law, speculative: Law) -> float:
     return max(abs(plain[answer] - speculative.get(answer, 0.0)) for answer in plain)
 
 
-def accept_one_too_many(sampled: Sequence[int], drafts: Sequence[Sequence[int]]) -> Verification:
-    """Broken on purpose: the draft after the accepted ones is emitted unverified."""
-    result = walk(sampled, drafts)
-    for index, (accepted, draft) in enumerate(zip(result.num_accepted, drafts, strict=True)):
-        if accepted < len(draft):
-            result.emitted[index][accepted] = draft[accepted]
-    return result
-
-
 @pytest.mark.parametrize(("vocab_size", "num_drafts"), SIZES)
 @pytest.mark.parametrize("name", SETTINGS)
-def test_joint_law_is_the_plain_law(name: str, vocab_size: int, num_drafts: int) -> None:
-    target, drafter = TableModel.random(vocab_size, 1), TableModel.random(vocab_size, 2)
-    law, draft_law = next_law(target, SETTINGS[name]), next_law(drafter, SETTINGS[name])
+@pytest.mark.parametrize("drafter", DRAFTERS)
+def test_joint_law_is_the_plain_law(
+    drafter: str, name: str, vocab_size: int, num_drafts: int
+) -> None:
+    target = TableModel.random(vocab_size, 1)
+    params = SETTINGS[name] | PROMPTS.get(drafter, {})
+    law = next_law(target, params)
+    draft_law = DRAFTERS[drafter](target, params, num_drafts)
     plain = plain_law(law, vocab_size, num_drafts + 1)
     speculative = speculative_law(
-        law,
-        draft_law,
-        lambda draft: verify_laws(target, SETTINGS[name], draft),
-        vocab_size,
-        num_drafts,
+        law, draft_law, lambda draft: verify_laws(target, params, draft), vocab_size, num_drafts
     )
     assert sum(plain.values()) == pytest.approx(1.0, abs=1e-12)
     assert sum(speculative.values()) == pytest.approx(1.0, abs=1e-12)
@@ -184,26 +239,6 @@ def test_enumeration_notices_penalties_that_ignore_the_draft_prefix() -> None:
 
 NUM_DRAWS = 20_000
 NUM_TOKENS = 3
-
-
-def chi_square(answers: list[list[int]], law: Law) -> float:
-    """Pearson's statistic as a standard normal score (Wilson and Hilferty 1931)."""
-    counts = Counter(tuple(answer) for answer in answers)
-    statistic, cells = 0.0, 0
-    for answer, probability in law.items():
-        if probability == 0.0:
-            assert counts[answer] == 0, f"{answer} is impossible"
-            continue
-        expected = probability * len(answers)
-        statistic += (counts[answer] - expected) ** 2 / expected
-        cells += 1
-    freedom = cells - 1
-    scale = 2.0 / (9.0 * freedom)
-    return ((statistic / freedom) ** (1.0 / 3.0) - 1.0 + scale) / scale**0.5
-
-
-# A standard normal score exceeds this with probability below 1e-6.
-SCORE_LIMIT = 4.8
 
 
 def draw(

@@ -86,6 +86,11 @@ def test_metrics_tell_how_drafts_fared(llm: LLM) -> None:
     assert sum(metrics["num_draft_tokens_per_pos"]) == metrics["num_draft_tokens"] > 0
     assert llm.last_run.num_output_tokens == 12
     assert llm.last_run.speculation.num_target_passes == metrics["num_target_passes"]
+    run, told = llm.last_run, ("draft_ms", "verify_ms", "overhead_ms")
+    spent = run.draft_seconds, run.target_seconds, run.overhead_seconds
+    assert [metrics[name] for name in told] == pytest.approx([1000.0 * s for s in spent], abs=0.01)
+    assert 0.0 < run.controller_seconds < run.overhead_seconds
+    assert list(metrics["by_drafter"]) == ["draft_model"]
 
 
 def test_progress_is_told_after_each_step(llm: LLM) -> None:

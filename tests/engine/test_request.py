@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from engine.request import FinishReason, Request, RequestStatus, SpeculationStats
+from engine.request import (
+    NGRAM,
+    SUFFIX,
+    FinishReason,
+    PassReport,
+    Request,
+    RequestStatus,
+    SpeculationStats,
+)
 from engine.sampling_params import SamplingParams
 
 EOS = 2
@@ -99,12 +107,33 @@ def test_no_passes_have_no_rates() -> None:
 
 def test_stats_of_requests_add_up_to_those_of_the_run() -> None:
     first, second, run = SpeculationStats(), SpeculationStats(), SpeculationStats()
-    first.observe(3, 2, 3)
-    second.observe(1, 1, 2)
-    second.observe(5, 0, 1)
+    first.observe(3, 2, 3, NGRAM)
+    first.observe_report(PassReport(0.25, 0.5, 1.0, 1.5))
+    second.observe(1, 1, 2, NGRAM)
+    second.observe(5, 0, 1, SUFFIX)
     run.add(first)
     run.add(second)
     together = SpeculationStats()
-    for counts in ((3, 2, 3), (1, 1, 2), (5, 0, 1)):
+    for counts in ((3, 2, 3, NGRAM), (1, 1, 2, NGRAM), (5, 0, 1, SUFFIX)):
         together.observe(*counts)
+    together.observe_report(PassReport(0.25, 0.5, 1.0, 1.5))
     assert run == together
+
+
+def test_drafts_are_counted_by_who_made_them() -> None:
+    stats = SpeculationStats()
+    stats.observe(3, 2, 3, NGRAM)
+    stats.observe(4, 0, 1, SUFFIX)
+    stats.observe(0, 0, 1)
+    assert (stats.num_drafts, stats.num_wasted_tokens) == (2, 5)
+    assert stats.by_drafter.keys() == {NGRAM, SUFFIX}
+    assert stats.by_drafter[NGRAM].num_accepted_tokens_per_pos == [1, 1, 0]
+    assert stats.by_drafter[SUFFIX].num_wasted_tokens == 4
+
+
+def test_an_expected_speed_up_is_the_mean_of_the_steps_that_were_weighed() -> None:
+    stats = SpeculationStats()
+    assert stats.estimated_speedup is None
+    for estimate in (1.0, None, 2.0):
+        stats.observe_report(PassReport(estimated_speedup=estimate))
+    assert stats.estimated_speedup == 1.5

@@ -186,6 +186,15 @@ def test_how_speculation_went_is_told_when_asked_for() -> None:
             assert [choice["index"] for choice in told["choices"]] == [0, 1]
             assert [choice["num_target_passes"] for choice in told["choices"]] == [3, 3]
             assert told["num_target_passes"] == 6
+            for part, num_passes in ((told, 6), *((choice, 3) for choice in told["choices"])):
+                assert part["draft_ms"] == pytest.approx(1.0 * num_passes)
+                assert part["verify_ms"] == pytest.approx(2.0 * num_passes)
+                assert part["overhead_ms"] == pytest.approx(0.5 * num_passes)
+                assert part["estimated_speedup"] == 1.5
+                drafts = part["by_drafter"]["draft_model"]
+                assert drafts["num_drafts"] == part["num_drafts"] == num_passes
+                wasted = drafts["num_draft_tokens"] - drafts["num_accepted_tokens"]
+                assert drafts["num_wasted_tokens"] == part["num_wasted_tokens"] == wasted
             last = events(await api.chat(stream=True, **report))[-1]
             assert last["choices"][0]["finish_reason"] == "stop"
             assert last["metrics"]["speculative_decoding"] == told

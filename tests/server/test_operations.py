@@ -113,6 +113,19 @@ def test_metrics_count_what_the_engine_and_the_server_saw() -> None:
             drafter = '{"drafter": "draft_model"}'
             assert found[f"{prefix}spec_decode_drafter_draft_tokens_total{drafter}"] == 9
             assert found[f"{prefix}spec_decode_drafter_wasted_tokens_total{drafter}"] == 0
+            assert found[f"{prefix}spec_decode_drafter_drafts_total{drafter}"] == 9
+            assert found[f"{prefix}spec_decode_drafter_accepted_tokens_total{drafter}"] == 9
+            drafting, verifying = (f"spec_decode_drafter_{n}_seconds" for n in ("draft", "verify"))
+            assert found[f"{prefix}{drafting}_total{drafter}"] == pytest.approx(0.009)
+            assert found[f"{prefix}{verifying}_total{drafter}"] == pytest.approx(0.009)
+            place = '{"drafter": "draft_model", "position": "0"}'
+            per_pos = "spec_decode_drafter_accepted_tokens_per_pos"
+            assert found[f"{prefix}{per_pos}_total{place}"] == 9
+            assert found[f"{prefix}spec_decode_num_wasted_tokens_total"] == 0
+            assert found[f"{prefix}draft_seconds_total"] == pytest.approx(0.009)
+            assert found[f"{prefix}target_seconds_total"] == pytest.approx(0.018)
+            assert found[f"{prefix}overhead_seconds_total"] == pytest.approx(0.0045)
+            assert found[f"{prefix}controller_seconds_total"] == 0
             assert found[f"{prefix}estimated_speedup"] == 1
             stop = '{"finished_reason": "stop"}'
             assert found[f"{prefix}request_success_total{stop}"] == 3

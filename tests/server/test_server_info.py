@@ -7,7 +7,8 @@ import json
 from engine.errors import EngineDeadError
 from engine.version import __version__
 from server.config import ServerConfig
-from tests.server.harness import MODEL, run, serving
+from tests.doubles import WARNINGS
+from tests.server.harness import MODEL, run, saying, serving
 
 
 def test_the_version_is_told() -> None:
@@ -37,6 +38,18 @@ def test_settings_models_limits_and_versions_are_told() -> None:
     run(scenario)
 
 
+def test_drafts_that_are_not_used_are_told_at_start_and_while_serving() -> None:
+    async def scenario() -> None:
+        async with serving(saying("a")) as api:
+            info = (await api.http.get("/server_info")).json()
+            assert info["warnings"] == list(WARNINGS[:1])
+            assert "warnings" not in info["models"]["loaded"]
+            await api.chat()
+            assert (await api.http.get("/server_info")).json()["warnings"] == list(WARNINGS)
+
+    run(scenario)
+
+
 def test_a_server_that_loads_or_is_dead_describes_itself_too() -> None:
     async def scenario() -> None:
         async with serving(is_loaded=False) as api:
@@ -44,6 +57,7 @@ def test_a_server_that_loads_or_is_dead_describes_itself_too() -> None:
             assert info["status"] == "loading"
             assert info["models"] == {"names": [MODEL], "target": None, "draft": None}
             assert "max_model_len" not in info["limits"]
+            assert info["warnings"] == []
         async with serving() as api:
             api.engine._die(EngineDeadError("gone"))
             assert (await api.http.get("/server_info")).json()["status"] == "dead"

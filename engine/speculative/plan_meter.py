@@ -1,0 +1,51 @@
+"""Measures what planning a step's drafts takes, and keeps what it promised until it is asked."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from engine.draft_planner import DraftPlan, DraftPlanner, DraftRoom
+from engine.speculative.idle_watch import IdleWatch
+from engine.step_ledger import Planning
+
+
+class PlanMeter:
+    """Stands between the scheduler and its planner.
+
+    Args:
+        planner: decides.
+        take_lookup_seconds: gives the time since it was last asked that drafters without a model
+            spent on what they found.
+        estimated_speedup: gives what the last plan promises; None = plans weigh nothing.
+        watch: looks at what is weighed; None = there is no model that could be idle.
+    """
+
+    def __init__(
+        self,
+        planner: DraftPlanner,
+        take_lookup_seconds: Callable[[], dict[str, float]],
+        estimated_speedup: Callable[[], float] | None = None,
+        watch: IdleWatch | None = None,
+    ) -> None:
+        self._planner = planner
+        self._take_lookup_seconds = take_lookup_seconds
+        self._estimated_speedup = estimated_speedup
+        self._watch = watch
+        self._last = Planning()
+
+    def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
+        """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
+        started = time.perf_counter()
+        plans = self._planner.plan(rooms)
+        estimate = None if self._estimated_speedup is None else self._estimated_speedup()
+        if self._watch is not None and estimate is not None:
+            self._watch.observe(rooms, plans, estimate)
+        seconds = time.perf_counter() - started
+        self._last = Planning(seconds, self._take_lookup_seconds(), estimate)
+        return plans
+
+    def take(self) -> Planning:
+        """Give what was planned since the last time."""
+        last, self._last = self._last, Planning()
+        return last
