@@ -33,7 +33,6 @@ from engine.sampling.sampling_batch import Rows, SamplingBatch
 from engine.scheduler import Scheduler
 from engine.speculation import Speculation, count_step
 from engine.speculative.proposer import Draft
-from engine.speculative.verifier import verify
 from engine.step import ModelOutput, SchedulerOutput
 
 # While requests wait for their grammars and for nothing else, a step lasts this long at most.
@@ -98,6 +97,7 @@ class EngineCore:
             num_draft_tokens=self.config.speculation.num_draft_tokens,
             num_blocks=self.kv.num_blocks,
             block_size=self.config.cache.block_size,
+            synthetic_acceptance=self.config.speculation.acceptance_rates,
         )
 
     def add_request(self, request: Request) -> None:
@@ -201,7 +201,9 @@ class EngineCore:
         logits, prompt_logprobs = take_prompt_rows(logits, scheduled, draft)
         sampled = self._sampler.sample(logits, sampling, rows, draft.token_ids)
         counts = _num_drafts(scheduled, draft)
-        verification = verify(sampled.token_ids, draft.token_ids, counts)
+        verification = self._speculation.verify(
+            sampled.token_ids, draft.token_ids, counts, sampling.requests
+        )
         output = collect_outcomes(scheduled, draft, sampled, verification, prompt_logprobs)
         for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
             self._grammars.settle(share.request, outcome)

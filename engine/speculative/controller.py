@@ -4,7 +4,7 @@ Every step it ranks all slots (request, draft position) by their chance to be ac
 them while expected tokens per second rise (goodput: SmartSpec, 2406.14066; per slot: DSpark and
 TETRIS). It weighs what passes cost (`step_costs.py`, corrected by what steps really took) against
 what drafts bring (`survival.py`). How far a chain really goes, its gate decides while it is drafted
-(`margin_gate.py`). Any rule is lossless under sampled verify. Pure Python.
+(`margin_gate.py`). Any rule is lossless under sampled verify. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from engine.speculative.margin_gate import Exchange, MarginGate
 from engine.speculative.pass_prices import PassPrices
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.survival import ClaimedSurvival, ModelSurvival, Prospect
+from engine.speculative.verifier import Hindsight, count_equal
 from engine.step import KnownDraft, KnownDrafts, ModelOutput, SchedulerOutput
 
 # A draft model that was given up is tried again after so many steps, then after twice as many.
@@ -40,6 +41,7 @@ class Controller:
         known_drafts: gives drafts that need no model.
         max_model_tokens: drafts of the draft model per pass at most; 0 = there is none.
         has_gate: whether the model's chains are ended by `gate` while they are drafted.
+        hindsight: says what would have become of drafts that were known but not made.
 
     Attributes:
         gate: ends the chains of models.
@@ -53,7 +55,9 @@ class Controller:
         max_model_tokens: int,
         *,
         has_gate: bool = False,
+        hindsight: Hindsight = count_equal,
     ) -> None:
+        self._hindsight = hindsight
         self._prices = PassPrices(costs)
         self._known_drafts = known_drafts
         self._max_model_tokens = max_model_tokens if costs.draft is not None else 0
@@ -233,10 +237,10 @@ class Controller:
             request = room.request
             seen = self._unverified.pop(request.request_id, None)
             if seen is not None:
-                written = request.token_ids[seen[0] :]
-                claimed = seen[1].survival[: len(written)]
-                accepted = _num_equal(seen[1].token_ids, written)
-                self._claim(seen[1].drafter).observe(claimed, accepted)
+                start, missed = seen
+                claimed = missed.survival[: request.num_tokens - start]
+                accepted = self._hindsight(request, start, missed.token_ids[: len(claimed)])
+                self._claim(missed.drafter).observe(claimed, accepted)
             if known is not None and plan.known is None:
                 self._unverified[request.request_id] = (request.num_tokens, known)
 
@@ -284,8 +288,3 @@ def _known_plan(known: KnownDraft | None, count: int) -> DraftPlan:
 
 def _lag(request: Request) -> int:
     return request.num_computed_tokens - request.num_draft_computed_tokens
-
-
-def _num_equal(guessed: Sequence[int], written: Sequence[int]) -> int:
-    pairs = zip(guessed, written, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(guessed), len(written)))

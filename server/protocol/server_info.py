@@ -32,7 +32,8 @@ class ServerInfo(TypedDict):
     """Everything that a bug report should say.
 
     `config` are the engine's settings, section by section, `server` those of the HTTP server;
-    `limits` is what one request can ask for at most.
+    `limits` is what one request can ask for at most. `synthetic_acceptance` is there only where
+    drafts are accepted unseen, for benchmarks: the rates by draft position.
     """
 
     version: str
@@ -43,3 +44,4 @@ class ServerInfo(TypedDict):
     server: dict[str, Any]
     limits: dict[str, int]
     versions: dict[str, str]
+    synthetic_acceptance: NotRequired[list[float]]

@@ -33,6 +33,10 @@ class Usage(TypedDict):
 
 
 class Metrics(TypedDict):
-    """How speculation went, over all choices and of each; sent when asked for."""
+    """How speculation went, over all choices and of each.
+
+    It is sent when asked for, and always where acceptance is synthetic: then it has
+    `synthetic_acceptance`, the rates by draft position, and the text is not the model's.
+    """
 
     speculative_decoding: dict[str, Any]
