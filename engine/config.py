@@ -6,6 +6,7 @@ documentation are derived from these fields (`engine/config_files.py`, `server/c
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ TOKEN_DRAFTERS = ("ngram", "suffix")
 LAYER_SKIP = "layer-skip"
 TLI, SLEM, SAME_VOCABULARY = "tli", "slem", "same"
 VOCABULARIES = ("auto", TLI, SLEM, SAME_VOCABULARY)
+MAX_ACCEPTANCE_RATES = 32
 
 
 def option(default: Any, help_text: str, *, flag: str | None = None, metavar: str = "") -> Any:
@@ -104,9 +106,18 @@ class SpeculationConfig:
         flag="speculation",
         metavar="off|auto|N",
     )
+    synthetic_acceptance: str | None = option(
+        None,
+        "for benchmarks, and what is written is not the target's: the chance that a draft is "
+        "accepted if all before it were, 0 to 1; one for all positions or one for each with commas "
+        "between, the last for all beyond; none = drafts are verified",
+        metavar="RATES",
+    )
 
     def __post_init__(self) -> None:
         self._check_drafters()
+        if self.synthetic_acceptance is not None:
+            parse_acceptance(self.synthetic_acceptance)
         if self.draft_vocabulary not in VOCABULARIES:
             raise ConfigError(
                 f"draft_vocabulary: {self.draft_vocabulary!r} is not one of "
@@ -154,6 +165,25 @@ class SpeculationConfig:
             return AUTO_MAX_DRAFT_TOKENS if self.drafters else 0
         return self.max_draft_tokens
 
+    @property
+    def acceptance_rates(self) -> tuple[float, ...]:
+        """Synthetic chances of acceptance by position, the last for all beyond; none = verified."""
+        text = self.synthetic_acceptance
+        return () if text is None else parse_acceptance(text)
+
+    def check_acceptance(self) -> None:
+        """Check that somebody drafts whose drafts a synthetic acceptance could accept.
+
+        Raises:
+            ConfigError: nobody does.
+        """
+        if self.acceptance_rates and not (self.drafters and self.num_draft_tokens):
+            reason = "speculation is off" if self.is_off else "nobody is named who drafts"
+            raise ConfigError(
+                f"synthetic_acceptance: {self.synthetic_acceptance} needs drafts, but {reason}; "
+                "give --draft, and not --speculation off."
+            )
+
     def _check_drafters(self) -> None:
         names = self.drafters
         if "" in names or len(set(names)) < len(names):
@@ -198,6 +228,34 @@ def parse_speculation(text: str) -> int | None:
             f"speculation: {text!r} is neither 'off', 'auto' nor a number of draft tokens."
         )
     return int(text)
+
+
+def parse_acceptance(text: str) -> tuple[float, ...]:
+    """Read `--synthetic-acceptance`: one rate, or one for each draft position.
+
+    Raises:
+        ConfigError: no numbers, too many of them, or one outside [0, 1].
+    """
+    try:
+        rates = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        raise ConfigError(
+            f"synthetic_acceptance: {text!r} is neither a number nor numbers with commas between."
+        ) from None
+    if len(rates) > MAX_ACCEPTANCE_RATES:
+        raise ConfigError(
+            f"synthetic_acceptance: {len(rates)} rates exceed {MAX_ACCEPTANCE_RATES}, the drafts "
+            "of a pass at most; the last one holds for all positions beyond."
+        )
+    for rate in rates:
+        if not 0.0 <= rate <= 1.0:
+            raise ConfigError(f"synthetic_acceptance: {rate} is outside [0, 1].")
+    return rates
+
+
+def acceptance_text(rates: Iterable[float]) -> str:
+    """Write rates of a synthetic acceptance as `--synthetic-acceptance` takes them."""
+    return ",".join(map(str, rates))
 
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}

@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-from engine.config import EngineConfig, parse_speculation
+from engine.config import EngineConfig, acceptance_text, parse_speculation
 from engine.errors import ConfigError
 
 MODEL_CONFIGS = Path(__file__).resolve().parent.parent / "model_configs"
@@ -171,10 +171,15 @@ def resolve(config: EngineConfig) -> EngineConfig:
     A draft that was named is kept, and speculation that was turned off stays off.
 
     Raises:
-        ConfigError: the demo pair is not part of this installation.
+        ConfigError: the demo pair is not part of this installation, or what nobody drafts is to
+            be accepted.
     """
-    if config.model.model is not None:
-        return config
+    resolved = config if config.model.model is not None else _with_demo(config)
+    resolved.speculation.check_acceptance()
+    return resolved
+
+
+def _with_demo(config: EngineConfig) -> EngineConfig:
     demo, speculation = demo_config(), config.speculation
     if speculation.draft is None and speculation.max_draft_tokens != 0:
         count = speculation.max_draft_tokens
@@ -279,6 +284,8 @@ _KIND_WORDS = {bool: "true or false", int: "an integer", float: "a number", str:
 def _read(option: ConfigOption, value: Any, where: str) -> Any:
     if option.flag == "speculation" and isinstance(value, str):
         return parse_speculation(value)
+    if option.name == "synthetic_acceptance":
+        value = _rates_text(value)
     if value is None and option.is_optional:
         return None
     if option.kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -287,6 +294,13 @@ def _read(option: ConfigOption, value: Any, where: str) -> Any:
         wanted = _KIND_WORDS[option.kind]
         raise ConfigError(f"{where}: {value!r} is {type(value).__name__}, not {wanted}.")
     return value
+
+
+def _rates_text(value: Any) -> Any:
+    """Write rates that a file or a caller gives as numbers the way the flag takes them."""
+    rates = value if isinstance(value, (list, tuple)) else [value]
+    is_numbers = all(type(rate) in (int, float) for rate in rates)
+    return acceptance_text(rates) if rates and is_numbers else value
 
 
 def _mapping(content: Any, where: str) -> dict[str, Any]:

@@ -33,7 +33,6 @@ from engine.sampling.sampling_batch import Rows, SamplingBatch
 from engine.scheduler import Scheduler
 from engine.speculation import Speculation
 from engine.speculative.proposer import Draft
-from engine.speculative.verifier import verify
 from engine.step import ModelOutput, SchedulerOutput
 from engine.step_ledger import StepClock, StepLedger
 
@@ -102,6 +101,7 @@ class EngineCore:
             num_blocks=self.kv.num_blocks,
             block_size=self.config.cache.block_size,
             warnings=self._warnings,
+            synthetic_acceptance=self.config.speculation.acceptance_rates,
         )
 
     def add_request(self, request: Request) -> None:
@@ -211,7 +211,9 @@ class EngineCore:
         logits, prompt_logprobs = take_prompt_rows(logits, scheduled, draft)
         sampled = self._sampler.sample(logits, sampling, rows, draft.token_ids)
         counts = _num_drafts(scheduled, draft)
-        verification = verify(sampled.token_ids, draft.token_ids, counts)
+        verification = self._speculation.verify(
+            sampled.token_ids, draft.token_ids, counts, sampling.requests
+        )
         output = collect_outcomes(scheduled, draft, sampled, verification, prompt_logprobs)
         for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
             self._grammars.settle(share.request, outcome)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from engine.errors import ContextLengthExceededError, InvalidRequestError
@@ -30,6 +30,8 @@ class ModelInfo:
         num_blocks: KV cache blocks, the scratch block included.
         block_size: tokens per KV cache block.
         warnings: what was said at start of drafts that will not be used.
+        synthetic_acceptance: chances by draft position with which drafts are accepted unseen; none
+            = they are verified, and every token is the target's.
     """
 
     model_name: str
@@ -41,6 +43,7 @@ class ModelInfo:
     num_blocks: int
     block_size: int
     warnings: tuple[str, ...] = ()
+    synthetic_acceptance: tuple[float, ...] = ()
 
     @property
     def num_cache_tokens(self) -> int:
@@ -79,11 +82,14 @@ def make_requests(
 
     Raises:
         ContextLengthExceededError: the prompt, or prompt and answer, exceed the context.
-        InvalidRequestError: an empty prompt, or a token id outside the vocabulary.
+        InvalidRequestError: an empty prompt, a token id outside the vocabulary, or what cannot
+            hold where drafts are accepted unseen.
     """
     prompt = list(prompt_token_ids)
     _check_prompt(prompt, info)
     params.check_vocab(info.vocab_size)
+    if info.synthetic_acceptance:
+        _check_holds_unseen(params)
     max_tokens = _resolve_max_tokens(len(prompt), params, info)
     seed = secrets.randbits(64) if params.seed is None else params.seed
     first = replace(params, seed=seed, max_tokens=max_tokens)
@@ -124,6 +130,39 @@ def _check_prompt(prompt: list[int], info: ModelInfo) -> None:
                 f"{info.vocab_size} tokens.",
                 param="prompt",
                 code="invalid_value",
+            )
+
+
+# What is promised of each token holds only where the target has sampled it.
+_HELD_BY_SAMPLING: tuple[tuple[str, str, Callable[[SamplingParams], bool]], ...] = (
+    (
+        "structured_output",
+        "a shape of the answer (response_format, structured_outputs, tools whose calls must hold)",
+        lambda params: params.structured_output is not None,
+    ),
+    (
+        "logprobs",
+        "log probabilities (best_of ranks by them)",
+        lambda params: params.logprobs is not None,
+    ),
+    (
+        "allowed_token_ids",
+        "a choice of allowed tokens",
+        lambda params: params.allowed_token_ids is not None,
+    ),
+    ("bad_words", "words to avoid", lambda params: bool(params.bad_words_token_ids)),
+    ("logit_bias", "a bias", lambda params: bool(params.logit_bias)),
+)
+
+
+def _check_holds_unseen(params: SamplingParams) -> None:
+    for field, meaning, is_asked in _HELD_BY_SAMPLING:
+        if is_asked(params):
+            raise InvalidRequestError(
+                f"{field}: {meaning} cannot hold under --synthetic-acceptance, where drafts are "
+                "accepted that the target did not sample. Leave it out, or start without.",
+                param=field,
+                code="unsupported_parameter",
             )
 
 

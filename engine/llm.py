@@ -50,6 +50,7 @@ class RunStats:
         overhead_seconds: time of steps spent on anything else.
         controller_seconds: of the overhead, on deciding who drafts how much.
         speculation: counts over all answers; `num_target_passes` counts each answer's own passes.
+        synthetic_acceptance: see `engine.door.ModelInfo`.
     """
 
     generation_seconds: float = 0.0
@@ -62,6 +63,7 @@ class RunStats:
     overhead_seconds: float = 0.0
     controller_seconds: float = 0.0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
+    synthetic_acceptance: tuple[float, ...] = ()
 
     def add(self, other: RunStats) -> None:
         """Add another run's counts to these."""
@@ -191,7 +193,8 @@ class LLM:
         )
         seed = requests[0].params.seed
         assert seed is not None, "the door draws a seed"
-        output = RequestOutput(index, text, token_ids, [], seed)
+        rates = self.info.synthetic_acceptance
+        output = RequestOutput(index, text, token_ids, [], seed, synthetic_acceptance=rates)
         return _Job(output, [_Answer(r, self._detokenizer(r)) for r in requests])
 
     def _encode(self, text: str) -> list[int]:
@@ -209,7 +212,8 @@ class LLM:
 
     def _run(self, jobs: list[_Job], on_progress: Progress | None) -> list[RequestOutput]:
         answers = {a.request.request_id: a for job in jobs for a in job.answers}
-        run = self.last_run = RunStats(num_requests=len(answers))
+        rates = self.info.synthetic_acceptance
+        run = self.last_run = RunStats(num_requests=len(answers), synthetic_acceptance=rates)
         before = _seconds_of(self.core)
         num_steps = self.core.stats().num_steps
         started = time.perf_counter()

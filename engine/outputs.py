@@ -44,6 +44,8 @@ class RequestOutput:
         seed: the seed that was used; the same seed gives the same answers.
         prompt_logprobs: one entry per prompt token from the second on, when asked for.
         num_cached_tokens: prompt tokens found in the prefix cache, over all choices.
+        synthetic_acceptance: see `engine.door.ModelInfo`; if there is any, the answers are not the
+            target's.
     """
 
     index: int
@@ -53,6 +55,7 @@ class RequestOutput:
     seed: int
     num_cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprobs] | None = None
+    synthetic_acceptance: tuple[float, ...] = ()
 
     @property
     def num_output_tokens(self) -> int:
@@ -65,13 +68,22 @@ class RequestOutput:
         total = SpeculationStats()
         for output in self.outputs:
             total.add(output.stats)
-        return {"speculative_decoding": speculation_metrics(total)}
+        return {"speculative_decoding": speculation_metrics(total, self.synthetic_acceptance)}
 
 
-def speculation_metrics(stats: SpeculationStats) -> dict[str, Any]:
-    """Render how speculation went, with the names that clients of the field read."""
+def speculation_metrics(
+    stats: SpeculationStats, synthetic_acceptance: tuple[float, ...] = ()
+) -> dict[str, Any]:
+    """Render how speculation went, with the names that clients of the field read.
+
+    Args:
+        stats: the counts.
+        synthetic_acceptance: see `engine.door.ModelInfo`; told only where there is any.
+    """
+    mark = {"synthetic_acceptance": list(synthetic_acceptance)} if synthetic_acceptance else {}
     speedup = stats.estimated_speedup
     return {
+        **mark,
         "num_target_passes": stats.num_target_passes,
         **_draft_metrics(stats),
         "tokens_per_target_pass": round(stats.tokens_per_target_pass, 4),

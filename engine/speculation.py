@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from engine.config import TLI, EngineConfig
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from engine.config import TLI, EngineConfig, acceptance_text
 from engine.draft_planner import FixedPlanner
 from engine.draft_warnings import advice_for, draft_name
 from engine.model.layer_subset import subset_of
 from engine.model_pair import ModelPair
+from engine.request import Request
 from engine.runner.model_runner import ModelRunner
 from engine.runner.step_timer import load_or_measure
 from engine.sampling.sampler import Sampler
@@ -22,10 +28,14 @@ from engine.speculative.plan_meter import PlanMeter
 from engine.speculative.proposer import NoProposer, Proposer
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.string_match import StringMatchProposer
+from engine.speculative.synthetic_acceptance import SyntheticAcceptance
 from engine.speculative.token_drafters import ForcedTokens
 from engine.speculative.token_intersection import TokenIntersectionProposer
+from engine.speculative.verifier import Verification, Verifier, count_equal, verify
 from engine.step import ModelOutput, SchedulerOutput
 from engine.step_ledger import Planning
+
+logger = logging.getLogger(__name__)
 
 
 class Speculation:
@@ -43,6 +53,7 @@ class Speculation:
         draft_follows: whether it has keys and values of its own in the shared blocks.
         draft_max_len: positions of these blocks that it knows; None = all.
         proposer: drafts in each step.
+        verify: says what each step emits.
         planner: decides each step's drafts; None when speculation is off.
         costs: of passes, where they decide about drafts.
     """
@@ -61,6 +72,10 @@ class Speculation:
         self.draft_max_len = (
             models.draft.max_model_len if models.draft and self.draft_follows else None
         )
+        config.speculation.check_acceptance()
+        synthetic = _synthetic(config)
+        self.verify: Verifier = _verify if synthetic is None else synthetic.verify
+        self._hindsight = count_equal if synthetic is None else synthetic.hindsight
         self._known = KnownTokens(config.speculation, forced_tokens)
         self._controller: Controller | None = None
         self._watch: IdleWatch | None = None
@@ -121,7 +136,11 @@ class Speculation:
             self.costs = load_or_measure(config, target, draft)
             has_gate = models.foreign is None or models.foreign.method == TLI
             self._controller = Controller(
-                self.costs, self._known.next, num_model_tokens, has_gate=has_gate
+                self.costs,
+                self._known.next,
+                num_model_tokens,
+                has_gate=has_gate,
+                hindsight=self._hindsight,
             )
             if draft is not None:
                 self._watch = IdleWatch(draft_name(models), advice_for(models))
@@ -133,6 +152,23 @@ class Speculation:
             )
         fixed = FixedPlanner(self._known.next, num_model_tokens)
         return PlanMeter(fixed, self._known.take_seconds)
+
+
+def _verify(
+    sampled: torch.Tensor,
+    draft_token_ids: torch.Tensor,
+    num_draft_tokens: Sequence[int],
+    _requests: Sequence[Request],
+) -> Verification:
+    return verify(sampled, draft_token_ids, num_draft_tokens)
+
+
+def _synthetic(config: EngineConfig) -> SyntheticAcceptance | None:
+    rates = config.speculation.acceptance_rates
+    if not rates:
+        return None
+    logger.warning("synthetic_acceptance rates=%s words=not_the_models", acceptance_text(rates))
+    return SyntheticAcceptance(rates)
 
 
 def _draft_runner(

@@ -63,7 +63,7 @@ class Answer(abc.ABC, Generic[DeltaT, ChoiceT]):
         options = body.stream_options
         self._has_usage = bool(options and options.include_usage)
         self._has_running_usage = bool(options and options.continuous_usage_stats)
-        self._has_report = wants_speculation_report(body)
+        self._has_report = generation.is_synthetic or wants_speculation_report(body)
         self._head: dict[str, Any] = {
             "id": generation.call_id,
             "created": int(time.time()),
@@ -126,7 +126,7 @@ class Answer(abc.ABC, Generic[DeltaT, ChoiceT]):
         }
 
     def _report(self) -> dict[str, Any]:
-        """Give how speculation went, if that was asked for."""
+        """Give how speculation went, if that was asked for or has to be said."""
         return {"metrics": self.generation.speculation} if self._has_report else {}
 
     def _chunk(self, *choices: Event) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from server.routes import (
 )
 from server.served import Served
 from server.stored_chats import ChatStore
+from server.synthetic_mark import SyntheticMarkMiddleware
 
 
 def create_app(served: Served, config: ServerConfig | None = None) -> FastAPI:
@@ -41,6 +42,9 @@ def create_app(served: Served, config: ServerConfig | None = None) -> FastAPI:
     app.state.chats = ChatStore()
     app.state.responses = ResponseStore()
     app.add_middleware(RequestIdMiddleware)
+    rates = served.config.speculation.acceptance_rates
+    if rates:
+        app.add_middleware(SyntheticMarkMiddleware, rates=rates)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize):
         app.include_router(room.router)

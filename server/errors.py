@@ -27,6 +27,7 @@ from engine.errors import (
     RequestTooLargeError,
 )
 from server import request_id as request_id_header
+from server import synthetic_mark
 
 logger = logging.getLogger(__name__)
 
@@ -118,6 +119,7 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 def _headers(request: Request, error: Exception) -> dict[str, str]:
     given: dict[str, str] = dict(getattr(error, "headers", None) or {})
+    given |= request.scope.get(synthetic_mark.SCOPE_KEY, {})
     request_id: str | None = request.scope.get(request_id_header.SCOPE_KEY)
     if request_id is None:
         return given

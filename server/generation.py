@@ -157,6 +157,7 @@ class Generation:
         metrics: hears of times and outcomes.
         shown_ids: special tokens that stay in the text whatever `skip_special_tokens` says, since
             somebody reads them.
+        synthetic_acceptance: see `engine.door.ModelInfo`.
 
     Raises:
         EngineError: the engine is not there.
@@ -171,11 +172,13 @@ class Generation:
         metrics: ServerMetrics,
         *,
         shown_ids: frozenset[int] = frozenset(),
+        synthetic_acceptance: tuple[float, ...] = (),
     ) -> None:
         requests = [request for prompt in prompts for request in prompt]
         self.call_id = call_id
         self._prompts = prompts
         self._metrics = metrics
+        self._synthetic_acceptance = synthetic_acceptance
         self._choices = {
             request.request_id: Choice(index, request, tokens, shown_ids)
             for index, request in enumerate(requests)
@@ -210,6 +213,11 @@ class Generation:
         }
 
     @property
+    def is_synthetic(self) -> bool:
+        """Whether drafts are accepted unseen, so that the answer must say so."""
+        return bool(self._synthetic_acceptance)
+
+    @property
     def speculation(self) -> Metrics:
         """Speculation counts over all choices, and of each."""
         total = SpeculationStats()
@@ -217,7 +225,8 @@ class Generation:
         for choice in self._choices.values():
             total.add(choice.speculation)
             choices.append({"index": choice.index, **speculation_metrics(choice.speculation)})
-        return {"speculative_decoding": {**speculation_metrics(total), "choices": choices}}
+        counts = speculation_metrics(total, self._synthetic_acceptance)
+        return {"speculative_decoding": {**counts, "choices": choices}}
 
     @property
     def prediction_counts(self) -> PredictionCounts:

@@ -12,7 +12,7 @@ import signal
 import uvicorn
 
 from engine.client.process import EngineClient
-from engine.config import EngineConfig
+from engine.config import EngineConfig, acceptance_text
 from engine.errors import ConfigError
 from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
@@ -81,6 +81,11 @@ async def _load(served: Served, config: EngineConfig, server_config: ServerConfi
         info.max_total_tokens,
         info.num_draft_tokens if info.has_draft else 0,
     )
+    if info.synthetic_acceptance:
+        logger.warning(
+            "synthetic_acceptance rates=%s words=not_the_models",
+            acceptance_text(info.synthetic_acceptance),
+        )
 
 
 def _load_tokenizer(config: EngineConfig) -> Tokenizer:

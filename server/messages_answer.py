@@ -101,7 +101,8 @@ class MessageAnswer:
 
     def _ending(self, end: MessageEnd) -> MessageDelta:
         event: MessageDelta = {"type": "message_delta", "delta": end, "usage": self._usage()}
-        if self._body.speculation is not None and self._body.speculation.report:
+        asked = self._body.speculation
+        if self.generation.is_synthetic or (asked is not None and asked.report):
             event["metrics"] = self.generation.speculation
         return event
 

@@ -6,9 +6,9 @@ counts is read from its last message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -53,11 +53,19 @@ class ServerMetrics:
     Args:
         model_name: value of the label `model_name`.
         read_stats: gives the engine's counters.
+        synthetic_acceptance: see `engine.door.ModelInfo`; told only where there is any.
     """
 
-    def __init__(self, model_name: str, read_stats: Callable[[], EngineStats]) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        read_stats: Callable[[], EngineStats],
+        synthetic_acceptance: Sequence[float] = (),
+    ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model_name, read_stats))
+        if synthetic_acceptance:
+            self._mark(model_name, synthetic_acceptance)
         self._first_token = self._histogram(
             model_name, "time_to_first_token_seconds", "From arrival to the first token.",
             _FIRST_TOKEN_BUCKETS,
@@ -95,6 +103,16 @@ class ServerMetrics:
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def _mark(self, model_name: str, synthetic_acceptance: Sequence[float]) -> None:
+        gauge = Gauge(
+            _PREFIX + "synthetic_acceptance",
+            "Chance with which drafts are accepted unseen, the last for all positions beyond.",
+            ["model_name", "position"],
+            registry=self._registry,
+        )
+        for position, rate in enumerate(synthetic_acceptance):
+            gauge.labels(model_name, position).set(rate)
 
     def _histogram(
         self, model_name: str, name: str, meaning: str, buckets: tuple[float, ...]

@@ -34,7 +34,8 @@ class Served:
         config: the engine's settings.
         engine: the engine's client.
         metrics: of this server.
-        fingerprint: changes when a setting changes that may change answers.
+        fingerprint: changes when a setting changes that may change answers; says when these are
+            not the model's.
         created: when the server started, in Unix seconds.
         tool_parser: see `ServerConfig`.
         reasoning_parser: see `ServerConfig`.
@@ -180,7 +181,13 @@ class Served:
             for index, prompt in enumerate(prompts)
         ]
         return Generation(
-            call_id, requests, self.tokens, self.engine, self.metrics, shown_ids=shown_ids
+            call_id,
+            requests,
+            self.tokens,
+            self.engine,
+            self.metrics,
+            shown_ids=shown_ids,
+            synthetic_acceptance=self.engine.info.synthetic_acceptance,
         )
 
 
@@ -196,6 +203,7 @@ def make_served(
         names: under which requests ask for it, the main one first; none = as it was given.
     """
     first, *others = dict.fromkeys(names or (name,))
+    rates = config.speculation.acceptance_rates
     digest = hashlib.blake2b(repr(config).encode(), digest_size=5).hexdigest()
     return Served(
         name=first,
@@ -203,6 +211,6 @@ def make_served(
         root=name,
         config=config,
         engine=engine,
-        metrics=ServerMetrics(first, lambda: engine.stats),
-        fingerprint=f"fp_{digest}",
+        metrics=ServerMetrics(first, lambda: engine.stats, rates),
+        fingerprint=f"fp_{digest}_synthetic" if rates else f"fp_{digest}",
     )

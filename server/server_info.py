@@ -22,7 +22,7 @@ _LIBRARIES = ("torch", "transformers", "tokenizers", "llguidance", "fastapi", "p
 
 def server_info(served: Served, config: ServerConfig) -> ServerInfo:
     """Describe a server; what was loaded is left out while it is loading."""
-    return {
+    info: ServerInfo = {
         "version": __version__,
         "status": served.status,
         "uptime_seconds": int(time.time()) - served.created,
@@ -33,6 +33,8 @@ def server_info(served: Served, config: ServerConfig) -> ServerInfo:
         "warnings": _warnings(served),
         "versions": {"python": platform.python_version(), **_versions()},
     }
+    rates = served.config.speculation.acceptance_rates
+    return {**info, "synthetic_acceptance": list(rates)} if rates else info
 
 
 def _models(served: Served) -> ServedModels:

@@ -44,7 +44,7 @@ class FakeCore:
     """Behaves like `EngineCore` without a model: one pass per step, two tokens per pass.
 
     Args:
-        config: ignored but for `max_model_len`.
+        config: ignored but for `max_model_len` and `synthetic_acceptance`.
         answer: gives the token at a place of a request's answer.
     """
 
@@ -62,6 +62,7 @@ class FakeCore:
             num_blocks=65,
             block_size=BLOCK_SIZE,
             warnings=WARNINGS[:1],
+            synthetic_acceptance=() if config is None else config.speculation.acceptance_rates,
         )
         self._answer = answer
         self._requests: dict[str, Request] = {}

@@ -8,6 +8,9 @@ nor batches, so a row of noise is the same on every device, in every batch and o
     counter = (token_id // 4, position, choice, 0), lane token_id % 4
     u       = (word + 1/2) * 2^-32            in float64, never 0 and never 1
     g       = -log(-log(u))                   in float64, rounded once to float32
+
+A position can also have numbers of its own, apart from its tokens': the counter's last word, 0
+above, is 1 for `uniform_draws`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ _LANES = 4
 _MASK = 0xFFFFFFFF
 # Counters per numpy call: few calls, and the working arrays still fit in a core's L2 cache.
 _CHUNK = 8192
+_DRAWS = 1
 
 Words = npt.NDArray[np.uint64]
 _LOW, _HALF = np.uint64(_MASK), np.uint64(32)
@@ -98,16 +102,38 @@ def _noise_on_cpu(
     return noise[:, :vocab_size]
 
 
+def uniform_draws(
+    seeds: Sequence[int], choices: Sequence[int], positions: Sequence[int]
+) -> npt.NDArray[np.float64]:
+    """Draw one number per (seed, choice, position), independent of all Gumbel noise.
+
+    Args:
+        seeds: 64-bit seeds, one per row.
+        choices: which of a prompt's `n` answers each row belongs to.
+        positions: absolute index in the sequence.
+
+    Returns:
+        `[num_rows]`, float64, above 0 and below 1.
+    """
+    seed, choice, position = (np.array(v, dtype=np.uint64) for v in (seeds, choices, positions))
+    state = _philox_rows(seed, choice, position, num_groups=1, last_word=_DRAWS)
+    words = (state[0, :, 0] >> _HALF).astype(np.float64)
+    return (words + 0.5) * 2.0**-32
+
+
 @lru_cache(maxsize=8)
-def _first_products(num_groups: int) -> Words:
-    """The first round's `multiplier * (token_id // 4)`: the same for every row."""
+def _first_products(num_groups: int, last_word: int) -> Words:
+    """The first round's `multiplier * (token_id // 4)` and last word: the same for every row."""
     products = np.arange(num_groups, dtype=np.uint64) * _M0
+    products ^= np.uint64(last_word) << _HALF
     products.setflags(write=False)
     return products
 
 
-def _philox_rows(seeds: Words, choices: Words, positions: Words, num_groups: int) -> Words:
-    """Encrypt counters (0..num_groups-1, position, choice, 0) of each row.
+def _philox_rows(
+    seeds: Words, choices: Words, positions: Words, num_groups: int, last_word: int = 0
+) -> Words:
+    """Encrypt counters (0..num_groups-1, position, choice, last_word) of each row.
 
     A state is two 64-bit words, `c0 << 32 | c1` and `c2 << 32 | c3`. So laid out, a product lands
     where its halves belong, and a round is five operations on all states at once.
@@ -118,7 +144,8 @@ def _philox_rows(seeds: Words, choices: Words, positions: Words, num_groups: int
     keys = np.stack([seeds & _LOW, seeds >> _HALF])  # [2, num_rows]
     state = np.empty((2, len(seeds), num_groups), dtype=np.uint64)
     state[0] = ((choices * _M1) ^ ((positions ^ keys[0]) << _HALF))[:, None]
-    np.bitwise_xor(_first_products(num_groups), (keys[1] << _HALF)[:, None], out=state[1])
+    products = _first_products(num_groups, last_word)
+    np.bitwise_xor(products, (keys[1] << _HALF)[:, None], out=state[1])
     products = np.empty_like(state)
     for _ in range(1, _NUM_ROUNDS):
         keys = (keys + _WEYL_COLUMN) & _LOW

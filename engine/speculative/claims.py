@@ -1,7 +1,7 @@
 """Weighs drafts that need no model: what their drafters claim, corrected by what came of claims.
 
 Drafts that nobody verified are compared with what was written instead, so a drafter that was not
-believed is believed again as soon as it is right; that costs nothing. Pure Python.
+believed is believed again as soon as it is right; that costs nothing. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from engine.request import Request
 from engine.speculative.survival import ClaimedSurvival
+from engine.speculative.verifier import Hindsight, count_equal
 from engine.step import KnownDraft
 
 
@@ -31,8 +32,13 @@ class Weighed:
 
 @dataclass(slots=True)
 class Claims:
-    """What is known of each drafter's word."""
+    """What is known of each drafter's word.
 
+    Args:
+        hindsight: says what would have become of drafts that nobody verified.
+    """
+
+    hindsight: Hindsight = count_equal
     _drafters: dict[str, ClaimedSurvival] = field(default_factory=dict, init=False)
     _unverified: dict[str, tuple[int, list[KnownDraft]]] = field(default_factory=dict, init=False)
 
@@ -62,9 +68,11 @@ class Claims:
         """
         earlier = self._unverified.pop(request.request_id, None)
         if earlier is not None:
-            written = request.token_ids[earlier[0] :]
-            for known in earlier[1]:
-                self.observe(known, len(written), _num_equal(known.token_ids, written))
+            start, missed = earlier
+            num_written = request.num_tokens - start
+            for known in missed:
+                num_right = self.hindsight(request, start, known.token_ids[:num_written])
+                self.observe(known, num_written, num_right)
         rest = [d for d in said if verified is None or d.drafter != verified.drafter]
         if rest:
             self._unverified[request.request_id] = (request.num_tokens, rest)
@@ -79,8 +87,3 @@ class Claims:
         if known is None:
             known = self._drafters[drafter] = ClaimedSurvival()
         return known
-
-
-def _num_equal(guessed: Sequence[int], written: Sequence[int]) -> int:
-    pairs = zip(guessed, written, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(guessed), len(written)))

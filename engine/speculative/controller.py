@@ -4,7 +4,7 @@ Every step it ranks all slots (request, draft position) by their chance to be ac
 them while expected tokens per second rise (goodput: SmartSpec, 2406.14066; per slot: DSpark and
 TETRIS). It weighs what passes cost (`step_costs.py`, corrected by what steps really took) against
 what drafts bring (`survival.py`). How far a chain really goes, its gate decides while it is drafted
-(`margin_gate.py`). Any rule is lossless under sampled verify. Pure Python.
+(`margin_gate.py`). Any rule is lossless under sampled verify. Knows no tensors.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from engine.speculative.pass_prices import PassPrices
 from engine.speculative.probes import Probes
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.survival import ChainEnd, ModelSurvival, Prospect
+from engine.speculative.verifier import Hindsight, count_equal
 from engine.step import (
     KnownDraft,
     KnownDrafts,
@@ -64,6 +65,7 @@ class Controller:
         known_drafts: gives drafts that need no model.
         max_model_tokens: drafts of the draft model per pass at most; 0 = there is none.
         has_gate: whether the model's chains are ended by `gate` while they are drafted.
+        hindsight: says what would have become of drafts that were known but not made.
 
     Attributes:
         gate: ends the chains of models.
@@ -77,6 +79,7 @@ class Controller:
         max_model_tokens: int,
         *,
         has_gate: bool = False,
+        hindsight: Hindsight = count_equal,
     ) -> None:
         self._prices = PassPrices(costs)
         self._known_drafts = known_drafts
@@ -87,7 +90,7 @@ class Controller:
         self._rejected: set[str] = set()
         self.gate = MarginGate()
         self._has_gate = has_gate
-        self._claims = Claims()
+        self._claims = Claims(hindsight)
         self._probes = Probes(self._max_model_tokens, stretches=not has_gate)
         self._exchange: Exchange | None = None
         self._num_rested_steps = 0

@@ -7,11 +7,13 @@ drafted and however many (Daliri et al. 2024, 2408.07978, for drafters that shar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
+
+from engine.request import Request
 
 
 @dataclass(slots=True)
@@ -25,6 +27,14 @@ class Verification:
 
     num_accepted: list[int]
     emitted: list[list[int]]
+
+
+Verifier = Callable[[torch.Tensor, torch.Tensor, Sequence[int], Sequence[Request]], Verification]
+"""Says what a pass emits: `verify`, given the requests too, or what stands in its place."""
+
+Hindsight = Callable[[Request, int, Sequence[int]], int]
+"""Says of tokens that could have been drafted from a position of a request, and were not, how many
+would have been accepted; what was written there since is among the request's tokens."""
 
 
 def verify(
@@ -74,6 +84,13 @@ def walk(sampled: Sequence[int], drafts: Sequence[Sequence[int]]) -> Verificatio
         result.emitted.append(samples[: accepted + 1])
         start += len(samples)
     return result
+
+
+def count_equal(request: Request, start: int, token_ids: Sequence[int]) -> int:
+    """Count the leading tokens that equal what was written from `start` on; see `Hindsight`."""
+    written = request.token_ids[start : start + len(token_ids)]
+    pairs = enumerate(zip(token_ids, written, strict=False))
+    return next((n for n, (guess, token_id) in pairs if guess != token_id), len(written))
 
 
 def count_accepted(

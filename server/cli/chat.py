@@ -18,6 +18,7 @@ from rich.console import Console
 
 from engine.errors import OutdraftError
 from engine.sampling_params import SamplingParams
+from server.synthetic_mark import HEADER as SYNTHETIC_HEADER
 
 _HELP = "/reset forgets the conversation, /exit ends, Ctrl-C stops an answer"
 _CONNECT_S = 5.0
@@ -82,7 +83,8 @@ class Chat:
         options: sampling fields of every request.
         system: the instruction before the conversation.
         messages: the conversation so far.
-        last: what the server said of the last answer: `usage` and `metrics`.
+        last: what the server said of the last answer: `usage`, `metrics`, and
+            `synthetic_acceptance` where the answer is not the model's.
     """
 
     http: httpx.Client
@@ -135,6 +137,8 @@ class Chat:
                 if response.status_code != httpx.codes.OK:
                     response.read()
                     raise ChatError(_error_message(response))
+                if SYNTHETIC_HEADER in response.headers:
+                    self.last["synthetic_acceptance"] = response.headers[SYNTHETIC_HEADER]
                 for line in response.iter_lines():
                     if line.startswith("data: ") and line != "data: [DONE]":
                         yield _checked(json.loads(line.removeprefix("data: ")))
@@ -160,6 +164,10 @@ def _answer(console: Console, chat: Chat, question: str) -> None:
         if not console.is_terminal:
             raise
         console.print(str(error), style="red", markup=False)
+    finally:
+        if rates := chat.last.get("synthetic_acceptance"):
+            mark = f"(synthetic acceptance {rates}: the answer is not the model's)"
+            console.print(mark, style="red", markup=False)
 
 
 def _summary(last: dict[str, Any], seconds: float) -> str:

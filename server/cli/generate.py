@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from engine.config import acceptance_text
 from engine.config_files import load_config
 from engine.config_flags import add_config_flags, config_from_args
 from engine.errors import InvalidRequestError
@@ -190,8 +191,9 @@ def _answer(answer: CompletionOutput) -> dict[str, Any]:
 
 
 def _stats(run: RunStats) -> dict[str, Any]:
-    speculation = run.speculation
+    speculation, rates = run.speculation, run.synthetic_acceptance
     return {
+        **({"synthetic_acceptance": list(rates)} if rates else {}),
         "generation_seconds": run.generation_seconds,
         "requests": run.num_requests,
         "output_tokens": run.num_output_tokens,
@@ -217,3 +219,6 @@ def _summarise(console: Console, run: RunStats, path: Path) -> None:
         f"{run.generation_seconds:.1f} s ({run.tokens_per_second:.1f} tokens/s, "
         f"{run.speculation.tokens_per_target_pass:.2f} tokens per target pass) -> {path}"
     )
+    if run.synthetic_acceptance:
+        rates = acceptance_text(run.synthetic_acceptance)
+        console.print(f"synthetic acceptance {rates}: the answers are not the model's")

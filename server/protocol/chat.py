@@ -174,7 +174,7 @@ class ChatChunkChoice(TypedDict):
 
 
 class ChatChunk(TypedDict):
-    """One event of a streamed answer; `usage` and `metrics` are there when asked for."""
+    """One event of a streamed answer; `usage` is there when asked for, for `metrics` see there."""
 
     id: str
     object: Literal["chat.completion.chunk"]

@@ -100,7 +100,8 @@ class SpeculationFields(WireModel):
     Attributes:
         enabled: false = plain decoding.
         max_draft_tokens: per pass at most.
-        report: whether the answer carries `metrics.speculative_decoding`.
+        report: whether the answer carries `metrics.speculative_decoding`; where acceptance is
+            synthetic, it always does.
     """
 
     place: ClassVar[str] = "speculation"

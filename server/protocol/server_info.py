@@ -33,7 +33,8 @@ class ServerInfo(TypedDict):
 
     `config` are the engine's settings, section by section, `server` those of the HTTP server;
     `limits` is what one request can ask for at most, `warnings` what was logged of drafts that are
-    loaded and not used.
+    loaded and not used. `synthetic_acceptance` is there only
+    where drafts are accepted unseen, for benchmarks: the rates by draft position.
     """
 
     version: str
@@ -45,3 +46,4 @@ class ServerInfo(TypedDict):
     limits: dict[str, int]
     warnings: list[str]
     versions: dict[str, str]
+    synthetic_acceptance: NotRequired[list[float]]

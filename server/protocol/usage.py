@@ -33,11 +33,14 @@ class Usage(TypedDict):
 
 
 class Metrics(TypedDict):
-    """How speculation went, over all choices and of each; sent when asked for.
+    """How speculation went, over all choices and of each.
 
     Counts of drafts and of accepted and wasted tokens, in all and by drafter; the answer's share of
     the time of its steps (`draft_ms`, `verify_ms`, `overhead_ms`); `estimated_speedup` is the mean
     of what the controller expected of these steps, null where nothing is weighed.
+
+    It is sent when asked for, and always where acceptance is synthetic: then it has
+    `synthetic_acceptance`, the rates by draft position, and the text is not the model's.
     """
 
     speculative_decoding: dict[str, Any]

@@ -52,7 +52,7 @@ class ResponseRun:
         self.turn = turn
         self.frames: list[bytes] | None = [] if body.background and body.stream else None
         self._on_end = on_end
-        self._has_report = wants_speculation_report(body)
+        self._has_report = turn.generation.is_synthetic or wants_speculation_report(body)
         self._head = response_head(
             body, response_id=self.response_id, model=served.check_model(body.model)
         )

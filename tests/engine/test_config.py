@@ -14,6 +14,8 @@ from engine.config import (
     ModelConfig,
     SchedulerConfig,
     SpeculationConfig,
+    acceptance_text,
+    parse_acceptance,
     parse_bytes,
     parse_speculation,
 )
@@ -35,6 +37,17 @@ from engine.errors import ConfigError
         (SchedulerConfig, {"priority_ageing_s": 0.0}, "priority_ageing_s: 0.0 must exceed 0"),
         (SpeculationConfig, {"max_draft_tokens": -1}, "max_draft_tokens: -1 is below 0"),
         (SpeculationConfig, {"max_draft_tokens": 33}, "max_draft_tokens: 33 exceeds 32"),
+        (SpeculationConfig, {"synthetic_acceptance": "1.5"}, r"1.5 is outside \[0, 1\]"),
+        (SpeculationConfig, {"synthetic_acceptance": "0.9,-0.1"}, "synthetic_acceptance: -0.1 is"),
+        (SpeculationConfig, {"synthetic_acceptance": "nan"}, "synthetic_acceptance: nan is outs"),
+        (SpeculationConfig, {"synthetic_acceptance": "often"}, "'often' is neither a number nor"),
+        (SpeculationConfig, {"synthetic_acceptance": "0.9,"}, "'0.9,' is neither a number nor"),
+        (SpeculationConfig, {"synthetic_acceptance": ""}, "synthetic_acceptance: '' is neither"),
+        (
+            SpeculationConfig,
+            {"synthetic_acceptance": ",".join(["1"] * 33)},
+            "synthetic_acceptance: 33 rates exceed 32",
+        ),
     ],
 )
 def test_value_outside_its_limits_is_refused_with_the_number(
@@ -42,6 +55,15 @@ def test_value_outside_its_limits_is_refused_with_the_number(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         kind(**values)
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [(None, ()), ("0.8", (0.8,)), ("0.9, 0.8,1", (0.9, 0.8, 1.0)), ("0", (0.0,))],
+)
+def test_acceptance_rates_are_read(text: str | None, rates: tuple[float, ...]) -> None:
+    assert SpeculationConfig(synthetic_acceptance=text).acceptance_rates == rates
+    assert not rates or parse_acceptance(acceptance_text(rates)) == rates
 
 
 def test_settings_cannot_be_changed_later() -> None:

@@ -106,6 +106,10 @@ def test_unknown_key_names_key_file_and_nearest_valid_key(
         ("cache: {memory_utilization: high}", "str, not a number"),
         ("cache: {memory_utilization: 1.5}", "outside (0, 1]"),
         ("model: {dtype: float8}", "float8"),
+        ("speculation: {synthetic_acceptance: true}", "bool, not a text"),
+        ("speculation: {synthetic_acceptance: []}", "list, not a text"),
+        ("speculation: {synthetic_acceptance: [0.9, high]}", "list, not a text"),
+        ("speculation: {synthetic_acceptance: [0.9, 2]}", "synthetic_acceptance: 2.0 is outside"),
         ("tested_on: 3", "tested_on"),
         ("cache: 3", "cache: expected keys"),
         ("- a list", "expected keys"),
@@ -119,6 +123,23 @@ def test_wrong_values_are_refused_with_key_and_file(tmp_path: Path, text: str, s
         load_config(path)
     assert str(path) in str(caught.value)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "rates"),
+    [
+        ("0.8", (0.8,)),
+        ("1", (1.0,)),
+        ("[0.9, 0.8, 0]", (0.9, 0.8, 0.0)),
+        ("'0.9,0.8'", (0.9, 0.8)),
+        ("null", ()),
+    ],
+)
+def test_acceptance_rates_are_a_number_a_list_or_a_text(
+    tmp_path: Path, written: str, rates: tuple[float, ...]
+) -> None:
+    config = load_config(write(tmp_path, f"speculation: {{synthetic_acceptance: {written}}}"))
+    assert config.speculation.acceptance_rates == rates
 
 
 def test_off_is_a_word_and_turns_speculation_off(tmp_path: Path) -> None:

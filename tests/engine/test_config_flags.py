@@ -63,6 +63,12 @@ def test_speculation_auto_is_the_default_and_can_be_named() -> None:
     assert not config_of("--speculation", "off").speculation.is_auto
 
 
+def test_acceptance_rates_are_one_flag() -> None:
+    assert config_of("--synthetic-acceptance", "0.8").speculation.acceptance_rates == (0.8,)
+    assert config_of("--synthetic-acceptance", "0.9,0.7").speculation.acceptance_rates == (0.9, 0.7)
+    assert config_of().speculation.acceptance_rates == ()
+
+
 def test_values_outside_their_limits_are_refused() -> None:
     with pytest.raises(ConfigError, match="max_num_seqs: 0 is below 1"):
         config_of("--max-num-seqs", "0")

@@ -12,6 +12,7 @@ from engine.sampling_params import SamplingParams
 from engine.speculative.controller import Controller
 from engine.speculative.step_costs import CostGrid, StepCosts
 from engine.speculative.survival import ChainEnd, ClaimedSurvival, ModelSurvival
+from engine.speculative.synthetic_acceptance import SyntheticAcceptance
 from engine.step import (
     KnownDraft,
     KnownDrafts,
@@ -189,8 +190,27 @@ def test_drafts_that_nobody_verified_are_compared_with_what_was_written() -> Non
         place.request.token_ids.append(0)
         place.request.num_computed_tokens += 1
         controller.plan([place])
-    (weighed,) = filter(None, [controller._claims.best(known(1, 0.99)(place.request, 1))])
+    weighed = controller._claims.best(known(1, 0.99)(place.request, 1))
+    assert weighed is not None
     assert weighed.num_expected > 0.9
+
+
+@pytest.mark.parametrize(("rate", "low", "high"), [(1.0, 0.9, 1.0), (0.0, 0.0, 0.1)])
+def test_where_acceptance_is_synthetic_the_draws_say_what_would_have_become_of_drafts(
+    rate: float, low: float, high: float
+) -> None:
+    hindsight = SyntheticAcceptance([rate]).hindsight
+    costs = StepCosts(per_row(1 * MS), None)
+    controller = Controller(costs, known(8, 0.99), 0, hindsight=hindsight)
+    World(controller, 0.0).run(100)
+    place = room()
+    for written in (0, 55) * 200:
+        place.request.token_ids.append(written)
+        place.request.num_computed_tokens += 1
+        controller.plan([place])
+    weighed = controller._claims.best(known(1, 0.99)(place.request, 1))
+    assert weighed is not None
+    assert low <= weighed.num_expected <= high
 
 
 def test_the_model_drafts_where_it_promises_more_than_what_is_known() -> None:

@@ -87,6 +87,18 @@ def test_words_of_a_target_that_writes_broken_text_are_the_plain_ones(
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("draft", TOKENIZERS)
+def test_synthetic_acceptance_writes_what_is_drafted(method: str, draft: str) -> None:
+    for params in (greedy(NUM_TOKENS), seeded(NUM_TOKENS)):
+        core = pair(draft, method=method, speculation=3, synthetic_acceptance="1")
+        assert generate(core, prompts(), params) != generate(plain(), prompts(), params)
+        assert core.stats().speculation.acceptance_rate == 1.0
+        assert core.kv.usage == 0.0
+        core = pair(draft, method=method, speculation=3, synthetic_acceptance="0")
+        assert generate(core, prompts(), params) == generate(plain(), prompts(), params)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("draft", TOKENIZERS)
 def test_drafts_are_accepted_where_both_know_the_text(method: str, draft: str) -> None:
     core = pair(draft, method=method)
     generate(core, [prompts()[1]], greedy(40))

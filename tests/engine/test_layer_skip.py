@@ -58,6 +58,14 @@ def test_words_are_the_plain_ones(kept: tuple[int, ...], k: int, params: Samplin
     assert core.kv.usage == 0.0
 
 
+def test_synthetic_acceptance_writes_what_is_drafted() -> None:
+    core = skipping((0,), speculation=4, synthetic_acceptance="1")
+    assert generate(core, PROMPTS, greedy(21)) != generate(plain(), PROMPTS, greedy(21))
+    assert core.stats().speculation.acceptance_rate == 1.0
+    core = skipping((0,), speculation=4, synthetic_acceptance="0")
+    assert generate(core, PROMPTS, greedy(21)) == generate(plain(), PROMPTS, greedy(21))
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_all_layers_are_accepted_whole(temperature: float) -> None:
     core = skipping((0, 1, 2))

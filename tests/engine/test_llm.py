@@ -47,6 +47,22 @@ def test_speculation_is_a_setting_and_not_another_text(llm: LLM, folders: tuple[
     assert not off.info.has_draft
 
 
+def test_synthetic_acceptance_is_told_with_every_answer(llm: LLM, folders: tuple[str, str]) -> None:
+    marked = LLM(*folders, speculation=3, synthetic_acceptance=[1, 0.5], kv_cache_memory="16MiB")
+    for output in marked.generate(PROMPTS, greedy(12)):
+        assert output.synthetic_acceptance == (1.0, 0.5)
+        assert output.metrics["speculative_decoding"]["synthetic_acceptance"] == [1.0, 0.5]
+    assert marked.last_run.synthetic_acceptance == (1.0, 0.5)
+    (output,) = llm.generate(PROMPTS[:1], greedy(12))
+    assert "synthetic_acceptance" not in output.metrics["speculative_decoding"]
+    assert llm.last_run.synthetic_acceptance == ()
+
+
+def test_synthetic_acceptance_without_a_draft_is_refused(folders: tuple[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"synthetic_acceptance: 0\.5 needs drafts"):
+        LLM(folders[0], synthetic_acceptance=0.5)
+
+
 def test_token_ids_need_no_tokenizer_and_text_is_none(llm: LLM) -> None:
     output = llm.generate(PROMPTS[0], greedy(5))[0]
     assert output.outputs[0].text is None

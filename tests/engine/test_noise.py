@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from engine.sampling.noise import gumbel_noise, noise_on_device, philox4x32
+from engine.sampling.noise import gumbel_noise, noise_on_device, philox4x32, uniform_draws
 
 # Random123's kat_vectors for philox4x32 with 10 rounds: counter, key, words.
 KNOWN_ANSWERS = [
@@ -158,3 +158,20 @@ def test_noise_on_a_gpu_equals_noise_on_the_host() -> None:
     device = gumbel_noise(seeds, [0] * 64, positions, 32_000, "cuda").cpu()
     torch.testing.assert_close(host, device, rtol=2e-7, atol=2e-7)
     assert (host != device).sum() <= 20
+
+
+def test_uniform_draws_are_the_words_that_no_token_has() -> None:
+    draws = uniform_draws(SEEDS, CHOICES, POSITIONS)
+    for draw, seed, choice, position in zip(draws, SEEDS, CHOICES, POSITIONS, strict=True):
+        key = (seed & 0xFFFFFFFF, seed >> 32)
+        word = philox4x32((0, position, choice, 1), key)[0]
+        assert draw == (word + 0.5) * 2.0**-32
+
+
+def test_uniform_draws_are_uniform() -> None:
+    count = 20_000
+    draws = np.sort(uniform_draws([7] * count, [0] * count, range(count)))
+    distance = np.abs(draws - (np.arange(count) + 0.5) / count).max() * count**0.5
+    assert distance < DISTANCE_LIMIT
+    assert draws[0] > 0.0
+    assert draws[-1] < 1.0

@@ -94,10 +94,12 @@ async def serving(
     template: str | None = CHAT_TEMPLATE,
     config: ServerConfig | None = None,
     is_loaded: bool = True,
+    engine_config: EngineConfig | None = None,
 ) -> AsyncIterator[Api]:
-    engine = InlineEngine(core or FakeCore(answer=answer))
+    settings = engine_config or EngineConfig()
+    engine = InlineEngine(core or FakeCore(settings, answer))
     config = config or ServerConfig()
-    served = make_served(engine, EngineConfig(), name=MODEL, names=config.served_model_name)
+    served = make_served(engine, settings, name=MODEL, names=config.served_model_name)
     if is_loaded:
         await engine.start()
         served.install_tokenizer(byte_tokenizer(template))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -11,9 +12,10 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 
 from engine.errors import ConfigError
-from server.cli.chat import Chat, ChatError
+from server.cli.chat import Chat, ChatError, _answer
 from server.cli.main import main, make_parser
 from server.config import ServerConfig
 
@@ -115,6 +117,30 @@ def test_chat_streams_and_remembers_the_conversation() -> None:
         "assistant",
         "user",
     ]
+
+
+def answered(chat: Chat) -> str:
+    """Give what the terminal shows of an answer."""
+    console = Console(file=io.StringIO(), width=200)
+    _answer(console, chat, "hi")
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_chat_says_when_an_answer_is_not_the_models_also_when_it_is_cut() -> None:
+    def server(request: httpx.Request) -> httpx.Response:
+        answer = stream_of(says("yes"), *failures)
+        answer.headers["x-outdraft-synthetic-acceptance"] = "0.9,0.8"
+        return answer
+
+    failures: list[dict[str, Any]] = []
+    mark = "(synthetic acceptance 0.9,0.8: the answer is not the model's)"
+    assert answered(chat_with(server)) == f"yes\n{mark}\n"
+    assert answered(chat_with(lambda _: stream_of(says("yes")))) == "yes\n"
+    failures.append({"error": {"message": "gone"}})
+    chat = chat_with(server)
+    with pytest.raises(ChatError, match="gone"):
+        answered(chat)
+    assert chat.last["synthetic_acceptance"] == "0.9,0.8"
 
 
 def test_chat_reset_keeps_only_the_instruction() -> None:

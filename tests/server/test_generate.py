@@ -62,6 +62,22 @@ def test_same_seed_same_words_with_speculation_and_without(folder: Path) -> None
     assert [r["outputs"] for r in with_drafts] == [r["outputs"] for r in without]
 
 
+def test_synthetic_acceptance_is_told_in_answers_counts_and_summary(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drafts = ("--speculation", "3")
+    rows, _ = run(folder, *drafts)
+    assert "synthetic" not in json.dumps(rows) + (folder / "stats.json").read_text()
+    assert "synthetic" not in capsys.readouterr().err
+    rows, code = run(folder, *drafts, "--synthetic-acceptance", "1,0")
+    assert code == 0
+    for row in rows:
+        assert row["metrics"]["speculative_decoding"]["synthetic_acceptance"] == [1.0, 0.0]
+    assert json.loads((folder / "stats.json").read_text())["synthetic_acceptance"] == [1.0, 0.0]
+    told = " ".join(capsys.readouterr().err.split())
+    assert "synthetic acceptance 1.0,0.0: the answers are not the model's" in told
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
