@@ -1,156 +1,194 @@
-"""What speculation gives: tokens per target pass, and tokens per second with it over without.
+"""What speculation gives: drafters, numbers of drafts, load and temperature against plain decoding.
 
-Runs each prompt at every draft length in turn (A B C A B C ...), in one process, one prompt at a
-time unless `--concurrency` says otherwise, and reports medians and spread over the rounds.
-`python -m benchmarks.speculation --help` tells the options.
+`outdraft bench speculation` and `python -m benchmarks.speculation` are this program; `--help` tells
+the options. It prints tables, writes JSON and plots, and says in one sentence what to run.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from benchmarks.report import settings_of, write_results
-from benchmarks.workloads import SHARED, chat_openings, chat_prompts
-from engine import LLM, SamplingParams
-from engine.llm import RunStats
+from benchmarks.drafters import Drafter, LoadedDrafter, load_drafters, parse_drafters
+from benchmarks.recommendation import Recommendation, recommend, say
+from benchmarks.report import results_folder, settings_of, write_results
+from benchmarks.sweep import Measurement, OnProgress, Sweep, check_fit, num_points, run_sweep
+from benchmarks.sweep_flags import (
+    SweepDefaults,
+    add_sweep_flags,
+    asked_config,
+    sweep_from_args,
+    workloads_from_args,
+)
+from benchmarks.tables import tables_of
+from benchmarks.workloads import Workload
+from engine.config_files import resolve
+from engine.errors import OutdraftError
+from engine.model_pair import load_target
+
+_DEFAULTS = SweepDefaults(draft_tokens="1,2,4,8", concurrency="1,2,4,8,16,32")
+_FOLDER = Path("bench-results")
 
 
-def main() -> None:
-    """Run the benchmark, print a table and write `speculation.json`."""
-    args = _parse()
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the command's flags."""
+    add_sweep_flags(parser, _DEFAULTS)
+    parser.add_argument(
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"where JSON and plots go (default: $OUT where it is set, else ./{_FOLDER})",
+    )
+    parser.add_argument("--name", default="speculation", help="their name (default: speculation)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and tell.
+
+    Raises:
+        ConfigError: a setting cannot be honoured.
+        InvalidRequestError: a prompt cannot be read.
+        ModelLoadError: a model cannot be loaded.
+    """
     console = Console()
-    dialogues = chat_openings(Path(args.data_dir), args.prompts)
-    engines = {k: _engine(args, k) for k in args.draft_tokens}
-    prompts = chat_prompts(next(iter(engines.values())).tokenizer, dialogues)
-    runs: dict[tuple[float, int], list[RunStats]] = {}
-    outputs: dict[tuple[float, int], list[list[int]]] = {}
-    with console.status("warming up") as status:
-        for llm in engines.values():
-            llm.generate(prompts[:2], _params(args, 1.0))
-        for round_index in range(args.rounds):
-            for temperature in args.temperatures:
-                status.update(f"round {round_index + 1} of {args.rounds}, T={temperature}")
-                results = _round(engines, prompts, _params(args, temperature), args.concurrency)
-                for k, (texts, stats) in results.items():
-                    runs.setdefault((temperature, k), []).append(stats)
-                    outputs[temperature, k] = texts
-    rows = [_row(runs, outputs, *key) for key in runs]
-    _show(console, rows)
-    path = write_results(args.name, {"settings": settings_of(args), "rows": rows})
-    console.print(f"written: {path}")
+    measured = measure(args, sweep_from_args(args), console, _refuse)
+    for table in tables_of(measured.measurements):
+        console.print(table)
+    sentence = measured.sentence()
+    folder = results_folder(_FOLDER) if args.output is None else args.output
+    content = {
+        "settings": settings_of(args),
+        "workloads": {workload.name: workload.source for workload in measured.workloads},
+        "rows": [m.to_json() for m in measured.measurements],
+        "recommendation": {"sentence": sentence, **_choice(measured.recommendation)},
+    }
+    written = [write_results(args.name, content, folder)]
+    written += _plots(console, measured.measurements, folder / args.name)
+    for path in written:
+        console.print(f"written: {path}", soft_wrap=True, highlight=False)
+    console.print(sentence, soft_wrap=True, highlight=False, markup=False, style="bold")
+    return 0
 
 
-def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", help="target (default: the demo pair)")
-    parser.add_argument("--draft", help="draft (default: the demo pair's)")
-    parser.add_argument("--draft-vocabulary", default="auto", help="auto, tli, slem or same")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--data-dir", default=str(SHARED / "data"))
-    parser.add_argument("--prompts", type=int, default=12)
-    parser.add_argument("--max-tokens", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--concurrency", type=int, default=1)
-    parser.add_argument("--draft-tokens", type=int, nargs="+", default=[0, 4])
-    parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0])
-    parser.add_argument("--name", default="speculation", help="name of the results file")
-    return parser.parse_args()
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A sweep that was run.
+
+    Attributes:
+        model: the target as the user named it; None = the demo pair.
+        workloads: the prompts.
+        drafters: who was measured.
+        measurements: every lane of every point.
+        recommendation: what to run.
+    """
+
+    model: str | None
+    workloads: list[Workload]
+    drafters: list[LoadedDrafter]
+    measurements: list[Measurement]
+    recommendation: Recommendation
+
+    @property
+    def chosen(self) -> LoadedDrafter | None:
+        """The drafter to run; None = nobody."""
+        name = self.recommendation.drafter
+        return next((d for d in self.drafters if d.drafter.name == name), None)
+
+    def sentence(self) -> str:
+        """Say what to run."""
+        draft = None if self.chosen is None else self.chosen.drafter.draft
+        return say(self.recommendation, self.model, draft)
 
 
-def _engine(args: argparse.Namespace, k: int) -> LLM:
-    return LLM(
-        args.model,
-        args.draft,
-        speculation=k,
-        draft_vocabulary=args.draft_vocabulary,
-        device=args.device,
-        dtype=args.dtype,
-        threads=args.threads,
-        max_num_seqs=args.concurrency,
-        prefix_caching=False,
-    )
+def measure(args: argparse.Namespace, sweep: Sweep, console: Console, on_failure: Any) -> Measured:
+    """Load the models and run a sweep.
+
+    Args:
+        args: of the command line, with the flags of `add_sweep_flags`.
+        sweep: what is measured.
+        console: where progress is shown.
+        on_failure: is told of a drafter that cannot be loaded.
+
+    Raises:
+        ConfigError: a setting cannot be honoured, or no drafter is left.
+        InvalidRequestError: a prompt cannot be read.
+        ModelLoadError: a model cannot be loaded.
+    """
+    asked = asked_config(args)
+    config = resolve(asked)
+    drafters = parse_drafters(args.drafts, config)
+    with console.status("loading the models"):
+        target = load_target(config)
+        workloads = workloads_from_args(args, config, target)
+        limits = (config.model.max_model_len, target.target.max_model_len)
+        check_fit(sweep, workloads, min(limit for limit in limits if limit is not None))
+        loaded = load_drafters(drafters, config, target, on_failure)
+    total = num_points(sweep, len(loaded), len(workloads))
+    with _progress(total) as on_progress:
+        points = run_sweep(sweep, loaded, workloads, on_progress)
+        measurements = [m for point in points for m in point]
+    model = asked.model.model
+    return Measured(model, workloads, loaded, measurements, recommend(measurements))
 
 
-def _params(args: argparse.Namespace, temperature: float) -> SamplingParams:
-    return SamplingParams(
-        temperature=temperature, seed=1, max_tokens=args.max_tokens, ignore_eos=True
-    )
+def _refuse(drafter: Drafter, error: OutdraftError) -> None:
+    raise type(error)(f"drafts: {drafter.name}: {error}") from error
 
 
-def _round(
-    engines: dict[int, LLM], prompts: list[list[int]], params: SamplingParams, concurrency: int
-) -> dict[int, tuple[list[list[int]], RunStats]]:
-    """Run all prompts at every draft length, a batch at a time in turn, as machines drift."""
-    results: dict[int, tuple[list[list[int]], RunStats]] = {k: ([], RunStats()) for k in engines}
-    size = concurrency if concurrency == 1 else len(prompts)
-    for begin in range(0, len(prompts), size):
-        for k, llm in engines.items():
-            texts, stats = results[k]
-            answers = llm.generate(prompts[begin : begin + size], params)
-            texts += [answer.outputs[0].token_ids for answer in answers]
-            stats.add(llm.last_run)
-    return results
-
-
-def _row(
-    runs: dict[tuple[float, int], list[RunStats]],
-    outputs: dict[tuple[float, int], list[list[int]]],
-    temperature: float,
-    k: int,
-) -> dict[str, Any]:
-    stats = runs[temperature, k]
-    baseline = runs.get((temperature, 0), stats)
-    ratios = [
-        a.tokens_per_second / b.tokens_per_second for a, b in zip(stats, baseline, strict=True)
-    ]
-    plain = outputs.get((temperature, 0), outputs[temperature, k])
-    equal = sum(a == b for a, b in zip(outputs[temperature, k], plain, strict=True))
-    speculation = stats[0].speculation
-    tau, speed_up = speculation.tokens_per_target_pass, statistics.median(ratios)
+def _choice(recommendation: Recommendation) -> dict[str, Any]:
     return {
-        "temperature": temperature,
-        "draft_tokens": k,
-        "tokens_per_second": [round(s.tokens_per_second, 1) for s in stats],
-        "speed_up": round(speed_up, 3),
-        "speed_up_spread": [round(min(ratios), 3), round(max(ratios), 3)],
-        "tokens_per_target_pass": round(tau, 3),
-        "efficiency": round(speed_up / tau, 3) if tau else None,
-        "acceptance_rate": round(speculation.acceptance_rate, 4),
-        "accepted_per_position": speculation.num_accepted_tokens_per_pos,
-        "drafted_per_position": speculation.num_draft_tokens_per_pos,
-        "equal_to_plain": f"{equal} of {len(plain)}",
+        "drafter": recommendation.drafter,
+        "draft_tokens": recommendation.draft_tokens,
+        "mean_speed_up": round(recommendation.mean_speed_up, 4),
     }
 
 
-def _show(console: Console, rows: list[dict[str, Any]]) -> None:
-    table = Table(title=f"speculation, {torch.get_num_threads()} thread(s)")
-    columns = ("T", "k", "tokens/s", "speed-up", "spread", "tau", "S/tau", "accepted", "equal")
-    for column in columns:
-        table.add_column(column, justify="right")
-    for row in rows:
-        low, high = row["speed_up_spread"]
-        table.add_row(
-            f"{row['temperature']:g}",
-            str(row["draft_tokens"]),
-            f"{statistics.median(row['tokens_per_second']):.1f}",
-            f"{row['speed_up']:.2f}x",
-            f"{low:.2f}-{high:.2f}",
-            f"{row['tokens_per_target_pass']:.2f}",
-            f"{row['efficiency']:.2f}",
-            f"{row['acceptance_rate']:.3f}",
-            row["equal_to_plain"],
-        )
-    console.print(table)
+def _plots(console: Console, measurements: Sequence[Measurement], stem: Path) -> list[Path]:
+    try:
+        from benchmarks.plots import write_plots
+    except ModuleNotFoundError:
+        console.print("no plots: matplotlib is missing; `pip install 'outdraft[bench]'` brings it")
+        return []
+    return write_plots(measurements, stem)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[OnProgress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:.1f} of {task.total} points"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    # Drawing takes time from what is measured, though from all lanes alike.
+    with Progress(*columns, console=console, refresh_per_second=1, transient=True) as bar:
+        task = bar.add_task("measuring", total=total)
+
+        def on_progress(point: str, done: float) -> None:
+            bar.update(task, description=point, completed=done)
+
+        yield on_progress
+
+
+def main() -> int:
+    """Run the benchmark as a program of its own."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    add_flags(parser)
+    try:
+        return run(parser.parse_args())
+    except OutdraftError as error:
+        parser.exit(1, f"{type(error).__name__}: {error}\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
