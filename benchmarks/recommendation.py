@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.sweep import Measurement, lane_name
+from engine.config import NO_DRAFT
 
 WORTH_IT = 1.02
 """A gain below this is told as none."""
@@ -52,11 +54,7 @@ def recommend(measurements: Sequence[Measurement]) -> Recommendation:
     any drafter, only where it is faster than that by more than the spread at every point; nobody
     where the mean gains less than 2 %.
     """
-    lanes: dict[tuple[str, int | None], tuple[Measurement, ...]] = {}
-    for m in measurements:
-        if m.draft_tokens != 0:
-            key = (m.drafter, m.draft_tokens)
-            lanes[key] = (*lanes.get(key, ()), m)
+    lanes = _lanes(measurements)
     autos = [lane for (_, draft_tokens), lane in lanes.items() if draft_tokens is None]
     auto = max(autos, key=_mean)
     rivals = [
@@ -64,32 +62,48 @@ def recommend(measurements: Sequence[Measurement]) -> Recommendation:
     ]
     best = max(rivals, key=_mean, default=auto)
     mean = _mean(best)
-    if mean < WORTH_IT:
+    if mean < WORTH_IT or best[0].drafter == NO_DRAFT:
         return Recommendation(None, 0, mean, best)
     return Recommendation(best[0].drafter, best[0].draft_tokens, mean, best)
 
 
-def say(recommendation: Recommendation, model: str | None, draft: str | None) -> str:
+def say(recommendation: Recommendation, command: Sequence[str], draft: str | None) -> str:
     """Put it in a sentence with the command.
 
     Args:
         recommendation: what to run.
-        model: as the user named it; None = the demo pair.
-        draft: as `--draft` takes it; None where the configuration names it already.
+        command: the words that serve the model.
+        draft: as `--draft` takes it; None where the command needs none.
     """
-    best, words = recommendation, ["outdraft", "serve", *([] if model is None else [model])]
+    best, words = recommendation, list(command)
     if best.is_off:
         drafter, k = best.measured[0].drafter, best.measured[0].draft_tokens
         return (
-            f"Run `{' '.join([*words, '--speculation off'])}`: nobody gained 2 % on the whole; "
-            f"the best was {drafter} ({lane_name(k)}), {best.describe()}."
+            f"Run `{shlex.join([*words, '--speculation', 'off'])}`: nobody gained 2 % on the "
+            f"whole; the best was {drafter} ({lane_name(k)}), {best.describe()}."
         )
-    if draft is not None:
-        words.append(f"--draft {draft}")
-    if best.draft_tokens is not None:
-        words.append(f"--speculation {best.draft_tokens}")
+    words += [] if draft is None else ["--draft", draft]
+    words += [] if best.draft_tokens is None else ["--speculation", str(best.draft_tokens)]
     how = " (auto)" if best.draft_tokens is None else ""
-    return f"Run `{' '.join(words)}`{how}: {best.describe()}."
+    return f"Run `{shlex.join(words)}`{how}: {best.describe()}."
+
+
+def mean_speed_ups(measurements: Sequence[Measurement]) -> dict[str, float]:
+    """Give the geometric mean of every drafter with auto."""
+    lanes = _lanes(measurements)
+    return {drafter: _mean(lane) for (drafter, k), lane in lanes.items() if k is None}
+
+
+def _lanes(
+    measurements: Sequence[Measurement],
+) -> dict[tuple[str, int | None], tuple[Measurement, ...]]:
+    """Sort what was measured by drafter and number of drafts, plain decoding left out."""
+    lanes: dict[tuple[str, int | None], tuple[Measurement, ...]] = {}
+    for m in measurements:
+        if m.draft_tokens != 0:
+            key = (m.drafter, m.draft_tokens)
+            lanes[key] = (*lanes.get(key, ()), m)
+    return lanes
 
 
 def _mean(lane: Sequence[Measurement]) -> float:

@@ -127,6 +127,14 @@ def asked_config(args: argparse.Namespace) -> EngineConfig:
     return config_from_args(args, load_config(args.config) if args.config is not None else None)
 
 
+def serve_command(args: argparse.Namespace) -> list[str]:
+    """Give the words that serve the same model with the same settings."""
+    model, vocabulary = getattr(args, "model", None), getattr(args, "draft_vocabulary", None)
+    words = ["outdraft", "serve", *([] if model is None else [model])]
+    words += [] if args.config is None else ["--config", args.config]
+    return words + ([] if vocabulary is None else ["--draft-vocabulary", vocabulary])
+
+
 def workloads_from_args(
     args: argparse.Namespace, config: EngineConfig, target: ModelPair
 ) -> list[Workload]:
