@@ -1,1 +1,1 @@
-"""Benchmarks of Outdraft: each prints a table and writes `results/<name>.json`."""
+"""Measurements: what `outdraft bench` and `outdraft tune` run, and programs with results in a file."""

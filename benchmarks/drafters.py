@@ -65,7 +65,7 @@ def parse_drafters(text: str | None, config: EngineConfig) -> list[Drafter]:
     own = config.speculation.draft
     if text is None and own is not None and own != NO_DRAFT:
         return [Drafter(None, _name(own))]
-    words = [word.strip() for word in (text or WITHOUT_A_FILE).split(",")]
+    words = [word.strip() for word in (WITHOUT_A_FILE if text is None else text).split(",")]
     if "" in words or len(set(words)) < len(words):
         raise ConfigError(f"drafts: {text!r} names an alternative twice, or an empty one.")
     drafts = [word if Path(word).exists() else word.replace("+", ",") for word in words]

@@ -13,12 +13,18 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from benchmarks.drafters import Drafter, LoadedDrafter, load_drafters, parse_drafters
 from benchmarks.recommendation import Recommendation, recommend
 from benchmarks.sweep import Measurement, OnProgress, check_fit, num_points, run_sweep
-from benchmarks.sweep_flags import asked_config, sweep_from_args, workloads_from_args
+from benchmarks.sweep_flags import (
+    asked_config,
+    prompts_from_args,
+    sweep_from_args,
+    workloads_from_args,
+)
 from benchmarks.workloads import Workload
 from engine.config import EngineConfig
 from engine.config_files import resolve
 from engine.errors import ConfigError, OutdraftError
 from engine.model_pair import ModelPair, load_target
+from engine.prompts import PromptTokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +77,12 @@ def measure(
         ModelLoadError: a model cannot be loaded.
     """
     sweep, config = sweep_from_args(args), resolve(asked_config(args))
-    drafters = parse_drafters(args.drafts, config)
+    drafters, lines = parse_drafters(args.drafts, config), prompts_from_args(args)
     with console.status("loading the models"):
         target = load_target(config)
-        workloads = workloads_from_args(args, config, target)
+        assert config.model.model is not None, "resolve() names a model"
+        tokenizer = PromptTokenizer(config.model.model, target.load_tokenizer())
+        workloads = workloads_from_args(args, lines, tokenizer)
         limits = (config.model.max_model_len, target.target.max_model_len)
         check_fit(sweep, workloads, min(limit for limit in limits if limit is not None))
         loaded = load_drafters(drafters, config, target, on_failure)

@@ -77,10 +77,14 @@ def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def machine_in_words() -> str:
-    """Say on what was measured."""
+def machine_in_words(device_type: str) -> str:
+    """Say on what was measured.
+
+    Args:
+        device_type: torch's word for where the models were.
+    """
     machine = provenance()["machine"]
-    if machine["gpu"] is not None:
+    if device_type == "cuda":
         return str(machine["gpu"])
     threads = machine["torch_threads"]
     return f"{machine['processor']}, {threads} thread{'' if threads == 1 else 's'}"

@@ -82,8 +82,11 @@ def _choice(recommendation: Recommendation) -> dict[str, Any]:
 def _plots(console: Console, measurements: Sequence[Measurement], stem: Path) -> list[Path]:
     try:
         from benchmarks.plots import write_plots
-    except ModuleNotFoundError:
-        console.print("no plots: matplotlib is missing; `pip install 'outdraft[bench]'` brings it")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("matplotlib"):
+            raise
+        line = "no plots: matplotlib is missing; `pip install 'outdraft[bench]'` brings it"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
         return []
     return write_plots(measurements, stem)
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.sweep import Sweep
-from benchmarks.workloads import SHARED, WORKLOADS, Workload, built_in_workload, workload_from_file
+from benchmarks.workloads import SHARED, WORKLOADS, Workload, built_in_workload
 from engine.config import VOCABULARIES, EngineConfig, ModelConfig
 from engine.config_files import load_config
 from engine.config_flags import add_option_flags, config_from_args
-from engine.errors import ConfigError
-from engine.model_pair import ModelPair
-from engine.prompts import PromptTokenizer
+from engine.errors import ConfigError, InvalidRequestError
+from engine.prompts import PromptLine, PromptTokenizer, read_prompt_lines
 
 Number = TypeVar("Number", int, float)
 
@@ -135,21 +134,42 @@ def serve_command(args: argparse.Namespace) -> list[str]:
     return words + ([] if vocabulary is None else ["--draft-vocabulary", vocabulary])
 
 
-def workloads_from_args(
-    args: argparse.Namespace, config: EngineConfig, target: ModelPair
-) -> list[Workload]:
-    """Read the prompts, or give the built-in ones.
+def prompts_from_args(args: argparse.Namespace) -> list[PromptLine] | None:
+    """Read the file of prompts, if one is named, before anything is loaded.
 
     Raises:
         ConfigError: no such workload.
-        InvalidRequestError: a prompt cannot be read.
+        InvalidRequestError: the file cannot be read, or holds no prompts.
     """
-    assert config.model.model is not None, "resolve() names a model"
-    tokenizer = PromptTokenizer(config.model.model, target.load_tokenizer())
-    if args.prompts is not None:
-        return [workload_from_file(args.prompts, tokenizer)]
-    names = [name.strip() for name in args.workload.split(",")]
-    return [built_in_workload(name, tokenizer, args.data_dir) for name in dict.fromkeys(names)]
+    for name in _workload_names(args):
+        if name not in WORKLOADS:
+            raise ConfigError(f"workload: {name!r} is not one of {', '.join(WORKLOADS)}.")
+    if args.prompts is None:
+        return None
+    lines = read_prompt_lines(args.prompts, "prompts")
+    if not lines:
+        raise InvalidRequestError(f"prompts: {args.prompts} holds no prompts.")
+    return lines
+
+
+def workloads_from_args(
+    args: argparse.Namespace, lines: list[PromptLine] | None, tokenizer: PromptTokenizer
+) -> list[Workload]:
+    """Turn the prompts, or the built-in ones, into tokens.
+
+    Raises:
+        InvalidRequestError: a prompt cannot be understood.
+    """
+    if lines is None:
+        names = _workload_names(args)
+        return [built_in_workload(name, tokenizer, args.data_dir) for name in names]
+    prompts = [line.token_ids(tokenizer) for line in lines]
+    source = f"{len(prompts)} prompt{'' if len(prompts) == 1 else 's'} of {args.prompts.name}"
+    return [Workload(args.prompts.stem, source, prompts)]
+
+
+def _workload_names(args: argparse.Namespace) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in args.workload.split(",")))
 
 
 def _numbers(name: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:

@@ -7,6 +7,7 @@ candidates that cannot be loaded.
 from __future__ import annotations
 
 import argparse
+import shlex
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -67,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         notes=notes_of(measured, failures),
     )
     console.print(f"written: {path}", soft_wrap=True, highlight=False)
-    sentence = f"Run `outdraft serve --config {path}`: {_choice(measured)}."
+    command = shlex.join(["outdraft", "serve", "--config", str(path)])
+    sentence = f"Run `{command}`: {_choice(measured)}."
     console.print(sentence, soft_wrap=True, highlight=False, markup=False, style="bold")
     return 0
 
@@ -112,9 +114,10 @@ def _choice(measured: Measured) -> str:
 
 
 def _tested_on(measured: Measured) -> str:
-    dtype = str(measured.target.target.dtype).removeprefix("torch.")
+    target = measured.target.target
+    dtype = str(target.dtype).removeprefix("torch.")
     date = time.strftime("%Y-%m-%d", time.gmtime())
-    return f"{machine_in_words()}, {dtype}; outdraft {__version__}, {date}"
+    return f"{machine_in_words(target.device.type)}, {dtype}; outdraft {__version__}, {date}"
 
 
 def _place(args: argparse.Namespace) -> Path:

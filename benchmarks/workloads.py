@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.copy_texts import COPY_REQUESTS
-from engine.errors import ConfigError, InvalidRequestError
 from engine.held_out import is_held_out, read_jsonl
-from engine.prompts import PromptTokenizer, read_prompt_lines
+from engine.prompts import PromptTokenizer
 
 _DIALOGUES = Path("corpus/sgd_dialogues/dialogues.jsonl.xz")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
@@ -54,19 +53,6 @@ class Workload:
         return max(map(len, self.prompts))
 
 
-def workload_from_file(path: Path, tokenizer: PromptTokenizer) -> Workload:
-    """Read prompts, one JSON object a line, as `outdraft generate` does.
-
-    Raises:
-        InvalidRequestError: the file cannot be read, holds no prompts, or one is no prompt.
-    """
-    lines = read_prompt_lines(path, "prompts")
-    if not lines:
-        raise InvalidRequestError(f"prompts: {path} holds no prompts.")
-    prompts = [line.token_ids(tokenizer) for line in lines]
-    return Workload(path.stem, f"{len(prompts)} prompts of {path.name}", prompts)
-
-
 def built_in_workload(name: str, tokenizer: PromptTokenizer, data_dir: Path) -> Workload:
     """Give a workload of `WORKLOADS`.
 
@@ -75,18 +61,16 @@ def built_in_workload(name: str, tokenizer: PromptTokenizer, data_dir: Path) -> 
     the model follows.
 
     Raises:
-        ConfigError: the name is no workload.
         InvalidRequestError: the model has no tokenizer.
     """
+    assert name in WORKLOADS, name
     if name == "chat":
         is_there = (data_dir / _DIALOGUES).is_file()
         openings = chat_openings(data_dir, _NUM_CHATS if is_there else len(BUILT_IN))
         source = "held-out dialogues" if is_there else "built-in openings"
-    elif name == "copy":
+    else:
         openings = [[{"role": "user", "content": text}] for text in COPY_REQUESTS]
         source = "built-in requests to edit a text"
-    else:
-        raise ConfigError(f"workload: {name!r} is not one of {', '.join(WORKLOADS)}.")
     render = _as_chat if tokenizer.has_chat_template else _as_text
     prompts = [render(tokenizer, opening) for opening in openings]
     return Workload(name, f"{len(prompts)} {source}", prompts)
