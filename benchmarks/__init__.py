@@ -1,1 +1,1 @@
-"""Measurements: what `outdraft bench` and `outdraft tune` run, and programs with results in a file."""
+"""What `outdraft bench` and `outdraft tune` measure, and programs that write `results/*.json`."""

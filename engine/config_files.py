@@ -147,7 +147,7 @@ def write_config_file(path: Path, config: EngineConfig, *, tested_on: str, notes
             is_off = option.flag == "speculation" and value == 0
             sections.setdefault(option.section, {})[option.name] = "off" if is_off else value
     content = {"tested_on": tested_on, "notes": _Folded(notes), **sections}
-    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=96, allow_unicode=True)
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=90, allow_unicode=True)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
