@@ -1,1 +1,1 @@
-"""Benchmarks of Outdraft: each prints a table and writes `results/<name>.json`."""
+"""What `outdraft bench` and `outdraft tune` measure, and programs that write `results/*.json`."""

@@ -80,7 +80,7 @@ def _measure(args: argparse.Namespace, temperature: float) -> dict[str, Any]:
 def _log_probs(model: Any, text: list[int], output: Any, temperature: float) -> torch.Tensor:
     """Give log probabilities [num_answer_tokens, vocab] of the answer's positions."""
     logits = model(torch.tensor([text])).logits[0, len(output.prompt_token_ids) - 1 : -1]
-    return (logits.double() / temperature).log_softmax(-1)
+    return torch.log_softmax(logits.double() / temperature, -1)
 
 
 def _agreement(p: torch.Tensor, q: torch.Tensor, start: int, draws: int) -> torch.Tensor:

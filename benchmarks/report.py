@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +14,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from engine.version import __version__
+
 RESULTS = Path(__file__).parent / "results"
+_ROOT = Path(__file__).resolve().parents[1]
 
 
 def provenance() -> dict[str, Any]:
@@ -26,7 +30,10 @@ def provenance() -> dict[str, Any]:
         "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "numpy")},
+        "versions": {
+            "outdraft": __version__,
+            **{name: metadata.version(name) for name in ("torch", "transformers", "numpy")},
+        },
         "machine": {
             "processor": _processor(),
             "cores": os.cpu_count(),
@@ -36,27 +43,58 @@ def provenance() -> dict[str, Any]:
     }
 
 
-def write_results(name: str, results: dict[str, Any]) -> Path:
-    """Write one benchmark's results, provenance first, into `$OUT` or `benchmarks/results/`."""
-    folder = Path(os.environ.get("OUT") or RESULTS)
+def write_results(name: str, results: dict[str, Any], folder: Path | None = None) -> Path:
+    """Write one benchmark's results, provenance first.
+
+    Args:
+        name: of the file, without its ending.
+        results: what was measured.
+        folder: where to; None = `$OUT`, or `benchmarks/results/`.
+    """
+    folder = results_folder() if folder is None else folder
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"provenance": provenance(), **results}, indent=2) + "\n")
     return path
 
 
+def results_folder(default: Path = RESULTS) -> Path:
+    """Give `$OUT` where it is set, else a default."""
+    return Path(os.environ.get("OUT") or default)
+
+
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Give a benchmark's settings, with folders as they lie beside or inside the repository."""
-    root = Path(__file__).resolve().parents[1]
-    settings = dict(vars(args))
+    """Give a benchmark's settings, with folders as they lie beside or inside the repository.
+
+    Where the benchmarks are installed and there is no repository, it is the current folder.
+    """
+    root = _ROOT if (_ROOT / "pyproject.toml").is_file() else Path.cwd()
+    settings = {name: value for name, value in vars(args).items() if not callable(value)}
     for name, value in settings.items():
-        if isinstance(value, str) and Path(value).is_absolute():
-            settings[name] = os.path.relpath(value, root)
+        if isinstance(value, str | Path):
+            is_absolute = Path(value).is_absolute()
+            settings[name] = os.path.relpath(value, root) if is_absolute else str(value)
     return settings
 
 
+def machine_in_words(device_type: str) -> str:
+    """Say on what was measured.
+
+    Args:
+        device_type: torch's word for where the models were.
+    """
+    machine = provenance()["machine"]
+    if device_type == "cuda":
+        return str(machine["gpu"])
+    threads = machine["torch_threads"]
+    return f"{machine['processor']}, {threads} thread{'' if threads == 1 else 's'}"
+
+
 def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    """Ask git of this checkout; nothing where there is none, or where this was installed."""
+    command = ["git", "-C", str(_ROOT), *arguments]
+    if not (_ROOT / ".git").exists() or shutil.which("git") is None:
+        return ""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip()
 

@@ -272,8 +272,8 @@ def _fault(case: Case, text: str) -> str | None:
         return f"no JSON ({error}): {text[:200]}"
     schema = json.loads(json.dumps(case.schema), parse_float=Decimal)
     validator = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
-    error = next(validator(schema).iter_errors(instance), None)
-    return None if error is None else f"{error.validator}: {error.message[:200]}"
+    fault = next(validator(schema).iter_errors(instance), None)
+    return None if fault is None else f"{fault.validator}: {fault.message[:200]}"
 
 
 def _grammar_counts(stats: Any) -> tuple[float, ...]:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from engine.training.data import is_held_out, read_jsonl
+from benchmarks.copy_texts import COPY_REQUESTS
+from engine.held_out import is_held_out, read_jsonl
+from engine.prompts import PromptTokenizer
 
 _DIALOGUES = Path("corpus/sgd_dialogues/dialogues.jsonl.xz")
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
-
+WORKLOADS = ("chat", "copy")
+_NUM_CHATS = 32
 
 BUILT_IN = (
     "I am looking for a restaurant in San Jose.",
@@ -27,6 +31,58 @@ BUILT_IN = (
     "Are there any concerts in New York this weekend?",
     "I need to send 200 dollars to my sister.",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Prompts to measure with.
+
+    Attributes:
+        name: for tables and plots.
+        source: where the prompts come from, in words.
+        prompts: token ids.
+    """
+
+    name: str
+    source: str
+    prompts: list[list[int]]
+
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(map(len, self.prompts))
+
+
+def built_in_workload(name: str, tokenizer: PromptTokenizer, data_dir: Path) -> Workload:
+    """Give a workload of `WORKLOADS`.
+
+    `chat` opens dialogues: held-out ones where the corpus is there, else those written here.
+    `copy` asks for edits and summaries of texts, so that answers repeat their prompts, as far as
+    the model follows.
+
+    Raises:
+        InvalidRequestError: the model has no tokenizer.
+    """
+    assert name in WORKLOADS, name
+    if name == "chat":
+        is_there = (data_dir / _DIALOGUES).is_file()
+        openings = chat_openings(data_dir, _NUM_CHATS if is_there else len(BUILT_IN))
+        source = "held-out dialogues" if is_there else "built-in openings"
+    else:
+        openings = [[{"role": "user", "content": text}] for text in COPY_REQUESTS]
+        source = "built-in requests to edit a text"
+    render = _as_chat if tokenizer.has_chat_template else _as_text
+    prompts = [render(tokenizer, opening) for opening in openings]
+    return Workload(name, f"{len(prompts)} {source}", prompts)
+
+
+def _as_chat(tokenizer: PromptTokenizer, opening: list[dict[str, str]]) -> list[int]:
+    return tokenizer.render_chat(opening)
+
+
+def _as_text(tokenizer: PromptTokenizer, opening: list[dict[str, str]]) -> list[int]:
+    """Give what is said, for models that know no chats."""
+    return tokenizer.encode("\n".join(message["content"] for message in opening))
 
 
 def chat_openings(data_dir: Path, count: int) -> list[list[dict[str, str]]]:

@@ -128,6 +128,33 @@ def load_config_file(name_or_path: str | Path) -> ConfigFile:
     return ConfigFile(path=path, config=config, tested_on=tested_on, notes=notes or "")
 
 
+def write_config_file(path: Path, config: EngineConfig, *, tested_on: str, notes: str) -> None:
+    """Write the settings that differ from their defaults, so that `load_config_file` reads them.
+
+    Args:
+        path: the file.
+        config: the settings.
+        tested_on: the machine.
+        notes: a sentence or two for whoever picks the file.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    sections: dict[str, Any] = {}
+    for option in config_options():
+        value = getattr(getattr(config, option.section), option.name)
+        if value != option.default:
+            is_off = option.flag == "speculation" and value == 0
+            sections.setdefault(option.section, {})[option.name] = "off" if is_off else value
+    content = {"tested_on": tested_on, "notes": _Folded(notes), **sections}
+    text = yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=90, allow_unicode=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}.") from error
+
+
 def apply_options(config: EngineConfig, options: Mapping[str, Any]) -> EngineConfig:
     """Replace single fields of a configuration, named without their section.
 
@@ -220,6 +247,22 @@ _StrictLoader.yaml_implicit_resolvers = {
     ]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+class _Folded(str):
+    """A text that is written over several lines."""
+
+    __slots__ = ()
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_StrictLoader` reads: `off` needs no quotes."""
+
+
+_Dumper.yaml_implicit_resolvers = _StrictLoader.yaml_implicit_resolvers
+_Dumper.add_representer(
+    _Folded, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style=">")
+)
 
 
 def _find(name_or_path: str | Path) -> Path:

@@ -18,6 +18,7 @@ from engine.core import EngineCore
 from engine.door import ModelInfo, make_requests
 from engine.errors import InvalidRequestError
 from engine.outputs import CompletionOutput, RequestOutput
+from engine.prompts import PromptTokenizer
 from engine.request import (
     FinishReason,
     Request,
@@ -119,6 +120,7 @@ class LLM:
         self.tokenizer: Tokenizer | None = load_tokenizer(
             settings.model, settings.revision, settings.trust_remote_code
         )
+        self.prompt_tokenizer = PromptTokenizer(settings.model, self.tokenizer)
         self._tokens = None if self.tokenizer is None else TokenBytes(self.tokenizer)
         self.last_run = RunStats()
         self._ids = itertools.count()
@@ -169,19 +171,13 @@ class LLM:
         Raises:
             InvalidRequestError: there is no tokenizer, or it has no chat template.
         """
-        if self.tokenizer is None or not self.tokenizer.chat_template:
-            raise InvalidRequestError(
-                f"messages: {self.config.model.model} has no chat template; give a prompt.",
-                param="messages",
-            )
-        text = self.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        return list(self.tokenizer.encode(str(text), add_special_tokens=False))
+        return self.prompt_tokenizer.render_chat(messages)
 
     def _job(self, index: int, prompt: Prompt, params: SamplingParams) -> _Job:
         text = prompt if isinstance(prompt, str) else None
-        token_ids = self._encode(prompt) if isinstance(prompt, str) else list(prompt)
+        token_ids = (
+            self.prompt_tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        )
         if params.stop and self.tokenizer is None:
             raise InvalidRequestError(
                 "stop: stop texts need a tokenizer, and this model folder has none; "
@@ -196,14 +192,6 @@ class LLM:
         rates = self.info.synthetic_acceptance
         output = RequestOutput(index, text, token_ids, [], seed, synthetic_acceptance=rates)
         return _Job(output, [_Answer(r, self._detokenizer(r)) for r in requests])
-
-    def _encode(self, text: str) -> list[int]:
-        if self.tokenizer is None:
-            raise InvalidRequestError(
-                f"prompt: {self.config.model.model} has no tokenizer; give token ids.",
-                param="prompt",
-            )
-        return list(self.tokenizer.encode(text))
 
     def _detokenizer(self, request: Request) -> IncrementalDetokenizer | None:
         if self._tokens is None:

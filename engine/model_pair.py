@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import psutil
@@ -49,13 +49,34 @@ def load_pair(config: EngineConfig) -> ModelPair:
         DraftMismatchError: the draft's words cannot be understood.
         ConfigError: the configuration names no model, or an unavailable device.
     """
-    model, speculation = config.model, config.speculation
+    return add_draft(config, load_target(config))
+
+
+def load_target(config: EngineConfig) -> ModelPair:
+    """Load the target alone; `add_draft` puts any number of drafts beside it.
+
+    Raises:
+        ModelLoadError: the checkpoint cannot be loaded, is not supported, or does not fit.
+        ConfigError: the configuration names no model, or an unavailable device.
+    """
+    model = config.model
     if model.model is None:
         raise ConfigError("model: no model is named, and the demo pair was not filled in.")
     set_threads(model.threads)
-    device = resolve_device(model.device)
-    target = _load(model, model.model, model.revision, device)
+    target = _load(model, model.model, model.revision, resolve_device(model.device))
     load_own = partial(load_tokenizer, model.model, model.revision, model.trust_remote_code)
+    return ModelPair(target, load_tokenizer=load_own)
+
+
+def add_draft(config: EngineConfig, alone: ModelPair) -> ModelPair:
+    """Give a target that is loaded what `config` drafts with.
+
+    Raises:
+        ModelLoadError: the draft cannot be loaded, is not supported, or does not fit.
+        DraftMismatchError: the draft's words cannot be understood.
+        ConfigError: drafts are asked for, and nobody is named to make them.
+    """
+    model, speculation, target = config.model, config.speculation, alone.target
     if speculation.num_draft_tokens and not speculation.drafters:
         raise ConfigError(
             f"speculation: {speculation.num_draft_tokens} draft tokens need somebody who drafts; "
@@ -63,18 +84,19 @@ def load_pair(config: EngineConfig) -> ModelPair:
         )
     name = speculation.draft_model
     if speculation.is_off or (name is None and not speculation.skips_layers):
-        return ModelPair(target, load_tokenizer=load_own)
+        return alone
+    tokenizer = alone.load_tokenizer()
     if name is None:
-        choice = choose_layers(target, trial_prompts(load_own(), target))
-        return ModelPair(target, load_tokenizer=load_own, kept_layers=choice.kept)
-    draft = _load(model, name, speculation.draft_revision, device)
+        choice = choose_layers(target, trial_prompts(tokenizer, target))
+        return replace(alone, kept_layers=choice.kept)
+    draft = _load(model, name, speculation.draft_revision, target.device)
     draft_tokenizer = load_tokenizer(name, speculation.draft_revision, model.trust_remote_code)
     foreign = choose_vocabulary(
         speculation.draft_vocabulary,
-        Vocabulary(target, load_own()),
+        Vocabulary(target, tokenizer),
         Vocabulary(draft, draft_tokenizer),
     )
-    return ModelPair(target, draft, load_own, foreign)
+    return replace(alone, draft=draft, foreign=foreign)
 
 
 def _load(model: ModelConfig, name: str, revision: str | None, device: torch.device) -> LoadedModel:

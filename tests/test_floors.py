@@ -24,6 +24,7 @@ FLOORS = {
     "engine.step": 1,
     "engine.structured_output": 1,
     "engine.door": 1,
+    "engine.held_out": 1,
     "engine.kept_files": 1,
     "engine.metrics": 1,
     "engine.outputs": 1,
@@ -50,15 +51,19 @@ FLOORS = {
     "engine.grammar_tokenizer": 6,
     "engine.draft_warnings": 6,
     "engine.model_pair": 6,
+    "engine.prompts": 6,
     "engine.speculation": 6,
     "engine.vocabularies": 6,
     "engine.core": 6,
     "engine.client": 6,
     "engine.llm": 6,
+    "benchmarks": 7,
+    "benchmarks.structured_output": 8,
     "server": 7,
     "server.cli": 8,
     "engine.training": 9,
 }
+PACKAGES = ("kernels", "engine", "benchmarks", "server")
 PACKAGE = "engine"  # its __init__ hands out `LLM`, so it counts as part of floor 6
 NO_TORCH_FLOORS = (1, 2)
 HOLDS_TENSORS = {"engine.kv_cache.storage"}
@@ -77,8 +82,12 @@ SERVER_SEES = {
     "engine.tokenization",
     "engine.version",
 }
-CLI_SEES = SERVER_SEES | {PACKAGE, "engine.llm", "server"}
+CLI_SEES = SERVER_SEES | {PACKAGE, "benchmarks", "engine.llm", "engine.prompts", "server"}
+# Measures what the server makes of schemas; nobody imports it.
+MEASURES_THE_SERVER = {"benchmarks.structured_output"}
 TRANSFORMERS_ROOMS = {
+    "benchmarks.acceptance",
+    "benchmarks.exactness",
     "engine.model",
     "engine.token_bytes",
     "engine.tokenization",
@@ -109,10 +118,8 @@ sys.meta_path.insert(0, Blocker())
 
 
 def module_files() -> dict[str, Path]:
-    """Give every module of the three packages and its file."""
-    files = (
-        path for room in ("kernels", "engine", "server") for path in (ROOT / room).rglob("*.py")
-    )
+    """Give every module of the packages and its file."""
+    files = (path for room in PACKAGES for path in (ROOT / room).rglob("*.py"))
     modules = {}
     for path in files:
         parts = path.relative_to(ROOT).with_suffix("").parts
@@ -155,7 +162,7 @@ def floor(module: str) -> int:
 
 def ours(names: set[str]) -> set[str]:
     """Keep the names that are modules of this house."""
-    return {name for name in names if name.partition(".")[0] in {"kernels", "engine", "server"}}
+    return {name for name in names if name.partition(".")[0] in PACKAGES}
 
 
 def run_blocked(code: str, blocked: tuple[str, ...]) -> None:
@@ -203,6 +210,13 @@ def test_server_sees_only_the_doors_of_the_engine(module: str) -> None:
     assert not any(belongs(name, {"torch"}) for name in imports(module))
 
 
+def test_benchmarks_do_without_the_server() -> None:
+    rooms = {m for m in MODULES if belongs(m, {"benchmarks"})} - MEASURES_THE_SERVER
+    assert "benchmarks.speculation" in rooms
+    assert not {m for m in rooms if any(belongs(n, {"server"}) for n in imports(m))}
+    assert not {m for m in MODULES if any(belongs(n, MEASURES_THE_SERVER) for n in imports(m))}
+
+
 def test_nobody_imports_training() -> None:
     importers = {
         module
@@ -227,7 +241,8 @@ def test_low_floors_start_without_torch() -> None:
 
 
 def test_offline_engine_starts_without_the_server_libraries() -> None:
-    run_blocked("from engine import LLM, SamplingParams", blocked=NOT_FOR_OFFLINE_USE)
+    code = "from engine import LLM, SamplingParams\nimport benchmarks.speculation"
+    run_blocked(code, blocked=NOT_FOR_OFFLINE_USE)
 
 
 def test_the_blocker_blocks() -> None:

@@ -50,7 +50,7 @@ def test_demo_pair_lies_beside_its_file(demo_pair: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_carries_the_configurations(root: Path, tmp_path: Path) -> None:
+def test_wheel_carries_the_configurations_and_what_bench_needs(root: Path, tmp_path: Path) -> None:
     tree, wheels, site = tmp_path / "tree", tmp_path / "wheels", tmp_path / "site"
     shutil.copytree(root, tree, ignore=shutil.ignore_patterns(".*", "build", "*.egg-info"))
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "-q", "-w", str(wheels), str(tree)]
@@ -66,3 +66,5 @@ def test_wheel_carries_the_configurations(root: Path, tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout.split() == [str(site / "model_configs"), *NAMES]
+    assert (site / "benchmarks/speculation.py").is_file()
+    assert not (site / "benchmarks/results").exists()

@@ -43,7 +43,7 @@ verification accepts. An interrupted run resumes from its work directory.
 
 ## Evaluation
 
-On dialogues whose id `engine.training.data.is_held_out` keeps out of training (one in fifty):
+On dialogues whose id `engine.held_out.is_held_out` keeps out of training (one in fifty):
 
 | model | nats per token | nats per byte | tokens |
 |---|---|---|---|

@@ -5,18 +5,15 @@ chats. Refuses to know tokens, models and training: a document leaves here as me
 """
 
 import hashlib
-import json
-import lzma
 import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from engine.held_out import is_held_out, read_jsonl
 from engine.training import phrases
 
-HELD_OUT_ONE_IN = 50
 CHAT_SHARE_OF_STORIES = 0.65
 SYSTEM_SHARE = 0.2
 GREETING_SHARE = 0.06
@@ -53,23 +50,6 @@ class Document:
 
     messages: tuple[Message, ...] = ()
     text: str = ""
-
-
-def is_held_out(record_id: str) -> bool:
-    """Say whether a record never enters training (one in fifty, by hash of its id)."""
-    digest = hashlib.sha256(record_id.encode()).digest()
-    return int.from_bytes(digest[:8], "big") % HELD_OUT_ONE_IN == 0
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an xz-compressed JSON-lines file.
-
-    Raises:
-        FileNotFoundError: If the file is missing.
-    """
-    with lzma.open(path, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
 
 
 def read_dialogues(data_dir: Path) -> list[Record]:

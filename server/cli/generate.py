@@ -16,12 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from engine.config import acceptance_text
 from engine.config_files import load_config
 from engine.config_flags import add_config_flags, config_from_args
-from engine.errors import InvalidRequestError
-from engine.llm import LLM, Prompt, RunStats
+from engine.llm import LLM, RunStats
 from engine.outputs import CompletionOutput, RequestOutput
+from engine.prompts import read_prompt_lines
 from engine.sampling_params import SamplingParams
-
-_PROMPT_KEYS = ("prompt", "prompt_token_ids", "messages")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -79,12 +77,12 @@ def run(args: argparse.Namespace) -> int:
         ModelLoadError: a model cannot be loaded.
     """
     params = _sampling_params(args)
-    rows = list(_read_rows(args.input))
+    lines = read_prompt_lines(args.input, "input")
     console = Console(stderr=True)
     base = load_config(args.config) if args.config else None
     with console.status("loading the models"):
         llm = LLM(config=config_from_args(args, base))
-    prompts = [_prompt(llm, row, line) for line, row in rows]
+    prompts = [line.token_ids(llm.prompt_tokenizer) for line in lines]
     with _progress(console) as on_progress:
         outputs = llm.generate(prompts, params, on_progress=on_progress)
     args.output.parent.mkdir(parents=True, exist_ok=True)
@@ -99,42 +97,6 @@ def run(args: argparse.Namespace) -> int:
 def _sampling_params(args: argparse.Namespace) -> SamplingParams:
     values = {name: getattr(args, name) for name, _, _ in _SAMPLING_FLAGS}
     return SamplingParams(stop=tuple(args.stop), ignore_eos=args.ignore_eos, **values)
-
-
-def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequestError(f"input: cannot read {path}: {error.strerror}.") from error
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InvalidRequestError(f"input: line {number} is no JSON: {error}.") from error
-        given = [key for key in _PROMPT_KEYS if isinstance(row, dict) and key in row]
-        if len(given) != 1:
-            raise InvalidRequestError(
-                f"input: line {number} needs exactly one of {', '.join(_PROMPT_KEYS)}."
-            )
-        yield number, row
-
-
-def _prompt(llm: LLM, row: dict[str, Any], line: int) -> Prompt:
-    if "messages" in row:
-        return llm.render_chat(row["messages"])
-    if "prompt" in row:
-        if not isinstance(row["prompt"], str):
-            raise InvalidRequestError(f"input: line {line}: prompt is not a text.", param="prompt")
-        return row["prompt"]
-    token_ids = row["prompt_token_ids"]
-    if not isinstance(token_ids, list) or any(type(t) is not int for t in token_ids):
-        raise InvalidRequestError(
-            f"input: line {line}: prompt_token_ids is not a list of integers.",
-            param="prompt_token_ids",
-        )
-    return token_ids
 
 
 @contextmanager

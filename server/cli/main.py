@@ -12,7 +12,7 @@ from rich.console import Console
 from engine import __version__
 from engine.errors import OutdraftError
 
-_COMMANDS = ("serve", "generate", "chat")
+_COMMANDS = ("serve", "generate", "chat", "bench", "tune")
 _INTERRUPTED = 130
 
 

@@ -15,6 +15,7 @@ from engine.config_files import (
     load_config_file,
     resolve,
     suggest,
+    write_config_file,
 )
 from engine.errors import ConfigError
 
@@ -145,6 +146,39 @@ def test_acceptance_rates_are_a_number_a_list_or_a_text(
 def test_off_is_a_word_and_turns_speculation_off(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, "speculation: {max_draft_tokens: off}"))
     assert config.speculation.max_draft_tokens == 0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"speculation": "off"},
+        {"speculation": "3", "draft": "ngram,org/draft", "memory_utilization": 0.5},
+        {"model": "123", "revision": "off", "dtype": "bfloat16", "prefix_caching": False},
+    ],
+)
+def test_what_is_written_reads_back(tmp_path: Path, options: dict[str, object]) -> None:
+    config, path = apply_options(EngineConfig(), options), tmp_path / "new" / "pair.yaml"
+    notes = "Measured: 1.5x at one request, \u2265 1x elsewhere; # no comment, " + "word " * 40
+    write_config_file(path, config, tested_on="a machine: 2 cores", notes=notes.strip())
+    file = load_config_file(path)
+    assert file.config == config
+    assert (file.tested_on, file.notes) == ("a machine: 2 cores", notes.strip())
+    assert max(map(len, path.read_text(encoding="utf-8").splitlines())) <= 100
+
+
+def test_only_settings_that_differ_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "pair.yaml"
+    config = apply_options(EngineConfig(), {"speculation": "off"})
+    write_config_file(path, config, tested_on="here", notes="Short.")
+    assert path.read_text().endswith("speculation:\n  max_draft_tokens: off\n")
+    assert "model:" not in path.read_text()
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"pair\.yaml: cannot be written"):
+        write_config_file(tmp_path / "file/pair.yaml", EngineConfig(), tested_on="", notes="")
 
 
 def test_relative_models_lie_beside_the_file_and_hub_ids_do_not(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from engine.held_out import is_held_out
 from engine.training import data
 from engine.training.__main__ import build_pipeline, parse_arguments
 from engine.training.budget import Budget
@@ -88,16 +89,16 @@ def tiny_target(seed: int = 0) -> LlamaForCausalLM:
 
 def test_held_out_rule_is_stable_and_rare() -> None:
     ids = [f"train/1_{i:05d}" for i in range(10_000)]
-    held_out = [i for i in ids if data.is_held_out(i)]
+    held_out = [i for i in ids if is_held_out(i)]
     assert 150 < len(held_out) < 250
-    assert held_out == [i for i in ids if data.is_held_out(i)]
+    assert held_out == [i for i in ids if is_held_out(i)]
 
 
 def test_split_keeps_held_out_records_out_of_training() -> None:
     train, held_out = data.split(records(500))
     assert held_out
     assert not {r.id for r in train} & {r.id for r in held_out}
-    assert all(data.is_held_out(r.id) for r in held_out)
+    assert all(is_held_out(r.id) for r in held_out)
 
 
 def test_training_documents_cover_every_record_and_repeat_for_a_seed() -> None:

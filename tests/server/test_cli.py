@@ -46,10 +46,12 @@ def test_chat_starts_without_torch(root: Path) -> None:
     assert done.stdout == "False\n", done.stderr
 
 
-@pytest.mark.parametrize("command", ["serve", "generate", "chat"])
+@pytest.mark.parametrize(
+    "command", ["serve", "generate", "chat", "bench", "bench speculation", "tune"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"outdraft {command}" in capsys.readouterr().out
 

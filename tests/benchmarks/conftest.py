@@ -1,0 +1,33 @@
+"""A tiny target and draft on disk, and prompts for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import random_prompts, tiny_llama
+
+FLAGS = [
+    *("--concurrency", "1,2", "--temperatures", "0", "--draft-tokens", "2", "--threads", "1"),
+    *("--tokens", "24", "--warm-up-tokens", "4", "--max-tokens", "8", "--parts", "2"),
+]
+"""A sweep that takes a second."""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of `target`, `draft` and `prompts.jsonl`."""
+    top = tmp_path_factory.mktemp("models")
+    tiny_llama(0).save_pretrained(top / "target")
+    tiny_llama(1, layers=1).save_pretrained(top / "draft")
+    lines = [json.dumps({"prompt_token_ids": prompt}) for prompt in random_prompts(3)]
+    (top / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    return top
+
+
+@pytest.fixture
+def sweep(models: Path) -> list[str]:
+    """Words behind a command that measure the tiny target quickly."""
+    return [str(models / "target"), "--prompts", str(models / "prompts.jsonl"), *FLAGS]
