@@ -187,7 +187,7 @@ class Controller:
                 slots += _model_slots(len(groups), prospect, 1, self._lag_seconds(room))
                 groups.append(_Group([index]))
         for (kind, limit, _), group in alike.items():
-            prospect = self._models[kind].prospect(None, limit)
+            prospect = self._models[kind].prospect(limit)
             lag_seconds = sum(self._lag_seconds(rooms[index]) for index in group.members)
             slots += _model_slots(len(groups), prospect, len(group.members), lag_seconds)
             groups.append(group)
@@ -205,18 +205,16 @@ class Controller:
 
     def _prospect(self, room: DraftRoom, limit: int) -> Prospect:
         request = room.request
-        return self._models[self._kind(request)].prospect(request.request_id, limit)
+        return self._models[self._kind(request)].prospect_of(request.request_id, limit)
 
     def _kind(self, request: Request) -> _Kind:
         return request.params.is_greedy, request.request_id in self._rejected
 
     def _setback(self, is_greedy: bool) -> float:
         """Give the tokens by which a pass behind a rejection falls short of others."""
-        limit = self._max_model_tokens
-        after = [
-            self._models[is_greedy, rejected].prospect(None, limit) for rejected in (False, True)
-        ]
-        return max(0.0, sum(after[0].accepted) - sum(after[1].accepted))
+        models = [self._models[is_greedy, is_rejected] for is_rejected in (False, True)]
+        before, after = (sum(m.prospect(self._max_model_tokens).accepted) for m in models)
+        return max(0.0, before - after)
 
     def _lag_seconds(self, room: DraftRoom) -> float:
         """Give a catch-up's share of this step, where the draft lags by more than a pass leaves."""

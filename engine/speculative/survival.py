@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 # A count's weight after this many passes has fallen to a third.
 _MEMORY_PASSES = 300
@@ -17,6 +18,8 @@ _PRIOR_TOKENS = 10.0
 # A request is taken to be like the others until this many of its own tokens say otherwise.
 _REQUEST_PRIOR_TOKENS = 80.0
 _NUM_BUCKETS = 12
+# What holds for anybody changes slowly, and is asked for in every step.
+_REFRESH_PASSES = 8
 
 
 @dataclass(slots=True)
@@ -84,7 +87,8 @@ class ModelSurvival:
     _drafted: list[_Rate] = field(init=False)
     _overall: _Rate = field(default_factory=_Rate, init=False)
     _requests: dict[str, _Rate] = field(default_factory=dict, init=False)
-    _steps: list[tuple[float, float, float]] | None = field(default=None, init=False)
+    _prospects: dict[int, Prospect] = field(default_factory=dict, init=False)
+    _num_unseen: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._accepted = [_Rate() for _ in range(self.num_positions)]
@@ -105,25 +109,37 @@ class ModelSurvival:
         self._overall.observe(num_tried, num_accepted, _MEMORY_PASSES)
         own = self._requests.setdefault(request_id, _Rate())
         own.observe(num_tried, num_accepted, _REQUEST_MEMORY_PASSES)
-        self._steps = None
+        self._num_unseen += 1
+        if self._num_unseen >= _REFRESH_PASSES:
+            self._num_unseen = 0
+            self._prospects.clear()
 
-    def prospect(self, request_id: str | None, limit: int) -> Prospect:
-        """Give what the next `limit` drafts promise, of a request or of anybody."""
+    def prospect(self, limit: int) -> Prospect:
+        """Give what the next `limit` drafts of anybody promise, but for the latest few passes."""
+        found = self._prospects.get(limit)
+        if found is None:
+            found = self._prospects[limit] = self._estimate(limit, 0.0)
+        return found
+
+    def prospect_of(self, request_id: str, limit: int) -> Prospect:
+        """Give what the next `limit` drafts of a request promise."""
+        own = self._requests.get(request_id)
+        if own is None:
+            return self.prospect(limit)
         overall = self._overall.estimate(self.prior, _PRIOR_TOKENS)
-        if self._steps is None:
-            self._steps = [
-                (a.estimate(overall, _PRIOR_TOKENS), v.estimate(1.0, 1.0), d.estimate(1.0, 1.0))
-                for a, v, d in zip(self._accepted, self._verified, self._drafted, strict=True)
-            ]
-        own = None if request_id is None else self._requests.get(request_id)
-        shift = 0.0 if own is None else own.estimate(overall, _REQUEST_PRIOR_TOKENS) - overall
+        return self._estimate(limit, own.estimate(overall, _REQUEST_PRIOR_TOKENS) - overall)
+
+    def _estimate(self, limit: int, shift: float) -> Prospect:
+        overall = self._overall.estimate(self.prior, _PRIOR_TOKENS)
         found = Prospect()
         accepted = drafted = 1.0
-        for step, kept, reach in self._steps[:limit]:
-            drafted *= reach
-            accepted *= min(max(step + shift, 0.0), 0.99)
-            found.accepted.append(min(accepted, drafted * kept))
-            found.verified.append(drafted * kept)
+        rates = zip(self._accepted, self._verified, self._drafted, strict=True)
+        for taken, kept, reached in islice(rates, limit):
+            drafted *= reached.estimate(1.0, 1.0)
+            verified = drafted * kept.estimate(1.0, 1.0)
+            accepted *= min(max(taken.estimate(overall, _PRIOR_TOKENS) + shift, 0.0), 0.99)
+            found.accepted.append(min(accepted, verified))
+            found.verified.append(verified)
             found.drafted.append(drafted)
         return found
 

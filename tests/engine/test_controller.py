@@ -246,11 +246,11 @@ def test_survival_falls_with_the_position_and_learns_by_request() -> None:
     survival = ModelSurvival(4)
     for _ in range(50):
         survival.observe("a", ChainEnd(4, 4, 4), 3)
-    chances = survival.prospect("a", 4).accepted
+    chances = survival.prospect_of("a", 4).accepted
     assert chances == sorted(chances, reverse=True)
     assert chances[2] > 0.6 > chances[3]
     survival.evict(["a", "unknown"])
-    assert survival.prospect("a", 2) == survival.prospect("b", 2)
+    assert survival.prospect_of("a", 2) == survival.prospect_of("b", 2)
 
 
 def test_positions_behind_the_first_rejection_say_nothing() -> None:
@@ -265,7 +265,7 @@ def test_a_chain_that_was_ended_counts_as_not_accepted_behind_its_end() -> None:
     survival = ModelSurvival(4)
     for _ in range(200):
         survival.observe("a", ChainEnd(4, 2, 2), 2)
-    prospect = survival.prospect(None, 4)
+    prospect = survival.prospect(4)
     assert prospect.accepted[1] > 0.9
     assert prospect.accepted[2] < 0.1
     assert prospect.drafted[1] > 0.9

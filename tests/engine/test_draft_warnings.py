@@ -145,7 +145,7 @@ def watched(planner: DraftPlanner, rooms: list[DraftRoom], num_steps: int) -> Id
 def test_a_draft_that_its_controller_gave_up_is_told_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    hopeless = Controller(costs(5.0, 10.0), lambda _request, _limit: None, 8)
+    hopeless = Controller(costs(5.0, 10.0), lambda _request, _limit: [], 8)
     watch = watched(hopeless, ROOMS, 2000)
     assert watch.warning is not None
     assert watch.warning.startswith("draft_not_used draft=small reason=does_not_pay steps=512")
