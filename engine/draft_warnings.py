@@ -11,13 +11,12 @@ from collections.abc import Iterator
 
 from engine.config import LAYER_SKIP, TLI, EngineConfig
 from engine.model_pair import ModelPair
+from engine.speculative.admission import LEAST_GAIN
 from engine.speculative.step_costs import StepCosts
 from engine.vocabularies import choose_method
 
 logger = logging.getLogger(__name__)
 
-# A controller admits no draft that promises less.
-_LEAST_GAIN = 1.02
 SAVES_MEMORY = "--speculation off saves its memory"
 NEEDS_NOTHING = "--speculation off leaves it out"
 
@@ -73,7 +72,7 @@ def _find(
     yield from _of_model(models, max_model_len)
     if costs is not None and costs.draft is not None:
         best = best_speedup(costs, config.speculation.num_draft_tokens)
-        if best < _LEAST_GAIN:
+        if best < LEAST_GAIN:
             yield (
                 f"draft_not_used draft={draft_name(models)} reason=too_slow "
                 f'best_speedup={best:.2f} advice="{advice_for(models)}"'

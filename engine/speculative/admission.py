@@ -12,21 +12,21 @@ from typing import NamedTuple
 from engine.speculative.pass_prices import PassPrices
 
 # Speculation must promise at least this much before the plain path is left.
-_LEAST_GAIN = 1.02
+LEAST_GAIN = 1.02
 
 
 class Slot(NamedTuple):
-    """One draft position, of one request or of several that are alike.
+    """One draft position of a request, or a whole chain of several that are alike.
 
     Slots sort in the order in which they are admitted.
 
     Attributes:
-        rank: minus the chance by row; never below that of the position before.
+        rank: minus the chance by draft; never below that of the position before.
         group: of the requests.
         position: in the draft.
         tokens: expected to be accepted.
         rows: expected to be verified, each a row of the target.
-        passes: expected to be drafted by a model, one in each pass.
+        passes: chains expected to be drafted further by a model, at this position and the next.
         lag_seconds: what catching up costs first.
     """
 
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
     position: int
     tokens: float
     rows: float
-    passes: float = 0.0
+    passes: tuple[float, ...] = ()
     lag_seconds: float = 0.0
 
 
@@ -70,25 +70,24 @@ def admit(
     passes = [prices.draft_pass(count) for count in range(num_seqs + 2)]
     drafting = [0.0] * max_positions
     tokens = rows = float(num_seqs)
-    plain = best = tokens / prices.target.at(seconds[num_seqs])
-    num_best = 0
-    draft_seconds = 0.0
+    plain = tokens / prices.target.at(seconds[num_seqs])
+    best = Admission([], plain, 1.0)
+    pass_seconds = lag_seconds = 0.0
     for count, slot in enumerate(ordered, 1):
         tokens += slot.tokens
         rows += slot.rows
-        if slot.passes:
-            before = drafting[slot.position]
-            drafting[slot.position] = after = before + slot.passes
-            draft_seconds += _between(passes, after) - _between(passes, before) + slot.lag_seconds
+        for position, more in enumerate(slot.passes, slot.position):
+            before = drafting[position]
+            drafting[position] = after = before + more
+            pass_seconds += _between(passes, after) - _between(passes, before)
+        lag_seconds += slot.lag_seconds
         step_seconds = prices.target.at(_between(seconds, rows))
-        if draft_seconds:
-            step_seconds += draft_seconds + max(prices.draft.start, 0.0)
-        goodput = tokens / step_seconds
-        if goodput > best:
-            best, num_best = goodput, count
-    if best < plain * _LEAST_GAIN:
-        return Admission([], plain, 1.0)
-    return Admission(ordered[:num_best], best, best / plain)
+        if pass_seconds:
+            step_seconds += prices.drafting(pass_seconds) + lag_seconds
+        if tokens / step_seconds > best.tokens_per_second:
+            rate = tokens / step_seconds
+            best = Admission(ordered[:count], rate, rate / plain)
+    return best if best.speed_up >= LEAST_GAIN else Admission([], plain, 1.0)
 
 
 def _between(values: Sequence[float], place: float) -> float:

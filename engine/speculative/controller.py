@@ -9,6 +9,7 @@ what drafts bring (`survival.py`). How far a chain really goes, its gate decides
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -19,7 +20,7 @@ from engine.speculative.admission import Admission, Slot, admit
 from engine.speculative.claims import Claims, Weighed
 from engine.speculative.margin_gate import Exchange, MarginGate
 from engine.speculative.pass_prices import PassPrices
-from engine.speculative.probes import Probes
+from engine.speculative.probes import Probe, Probes
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.survival import ChainEnd, ModelSurvival, Prospect
 from engine.speculative.verifier import Hindsight, count_equal
@@ -91,8 +92,9 @@ class Controller:
         self.gate = MarginGate()
         self._has_gate = has_gate
         self._claims = Claims(hindsight)
-        self._probes = Probes(self._max_model_tokens, stretches=not has_gate)
+        self._probes = Probes(self._max_model_tokens, has_gate=has_gate)
         self._exchange: Exchange | None = None
+        self._expected_pass_seconds = 0.0
         self._num_rested_steps = 0
         self.estimated_speedup = 1.0
 
@@ -100,6 +102,7 @@ class Controller:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
         said = [self._said(room) for room in rooms]
         plans = [DraftPlan()] * len(rooms)
+        self._expected_pass_seconds = 0.0
         if any(said) or not self._rests():
             groups, slots = self._offers(rooms, said)
             admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
@@ -109,8 +112,10 @@ class Controller:
             rate = admitted.tokens_per_second
             setbacks = self._setback(False), self._setback(True)
             self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, setbacks)
-        is_probe = self._probes.add_to(rooms, plans)
-        self.gate.open(None if is_probe else self._exchange)
+        probe = self._probes.add_to(rooms, plans)
+        self.gate.open(None if probe is Probe.FREE else self._exchange)
+        if self._has_gate and probe is not Probe.FREE:
+            self._expected_pass_seconds = self._expect_passes(rooms, plans)
         for room, drafts, plan in zip(rooms, said, plans, strict=True):
             self._claims.watch(room.request, drafts, plan.known)
         return plans
@@ -184,12 +189,12 @@ class Controller:
                 alike.setdefault(key, _Group([])).members.append(index)
             elif limit:
                 prospect = self._prospect(room, limit)
-                slots += _model_slots(len(groups), prospect, 1, self._lag_seconds(room))
+                slots += _model_slots(len(groups), prospect, self._lag_seconds(room))
                 groups.append(_Group([index]))
         for (kind, limit, _), group in alike.items():
             prospect = self._models[kind].prospect(limit)
             lag_seconds = sum(self._lag_seconds(rooms[index]) for index in group.members)
-            slots += _model_slots(len(groups), prospect, len(group.members), lag_seconds)
+            slots.append(_chain_slot(len(groups), prospect, len(group.members), lag_seconds))
             groups.append(group)
         return groups, slots
 
@@ -215,6 +220,16 @@ class Controller:
         models = [self._models[is_greedy, is_rejected] for is_rejected in (False, True)]
         before, after = (sum(m.prospect(self._max_model_tokens).accepted) for m in models)
         return max(0.0, before - after)
+
+    def _expect_passes(self, rooms: Sequence[DraftRoom], plans: Sequence[DraftPlan]) -> float:
+        """Give the seconds of the passes that these plans lead to, if chains end independently."""
+        drafting = [r.request for r, p in zip(rooms, plans, strict=True) if p.num_model_tokens]
+        chains = [0.0] * self._max_model_tokens
+        for kind, count in Counter(map(self._kind, drafting)).items():
+            drafted = self._models[kind].prospect(self._max_model_tokens).drafted
+            for place, chance in enumerate(drafted):
+                chains[place] += count * chance
+        return sum(map(self._prices.draft_pass, chains))
 
     def _lag_seconds(self, room: DraftRoom) -> float:
         """Give a catch-up's share of this step, where the draft lags by more than a pass leaves."""
@@ -251,14 +266,16 @@ class Controller:
         target_seconds: float,
     ) -> None:
         shares = scheduled.scheduled
-        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share in shares):
-            return
-        num_rows = len(shares) + sum(outcome.num_draft_tokens for outcome in output.outcomes)
         lengths = [
             self._num_drafted(share, outcome)
             for share, outcome in zip(shares, output.outcomes, strict=True)
             if share.known_draft is None
         ]
+        if self._expected_pass_seconds and any(lengths):
+            self._prices.observe_plan(self._expected_pass_seconds, lengths)
+        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share in shares):
+            return
+        num_rows = len(shares) + sum(outcome.num_draft_tokens for outcome in output.outcomes)
         self._prices.observe(len(shares), num_rows, lengths, draft_seconds, target_seconds)
 
 
@@ -269,15 +286,18 @@ def _known_slots(group: int, known: Weighed) -> list[Slot]:
     ]
 
 
-def _model_slots(
-    group: int, prospect: Prospect, num_members: int, lag_seconds: float
-) -> list[Slot]:
+def _model_slots(group: int, prospect: Prospect, lag_seconds: float) -> list[Slot]:
+    """Give the positions of one request's chain."""
     slots: list[Slot] = []
-    rank = -1.0
-    positions = zip(prospect.accepted, prospect.verified, prospect.drafted, strict=True)
-    for place, (chance, rows, passes) in enumerate(positions):
-        rank = max(rank, -chance / passes)
-        expected = (chance * num_members, rows * num_members, passes * num_members)
-        slots.append(Slot(rank, group, place, *expected, lag_seconds))
+    for place, chance in enumerate(prospect.accepted):
+        slots.append(Slot(-chance, group, place, chance, 1.0, (1.0,), lag_seconds))
         lag_seconds = 0.0
     return slots
+
+
+def _chain_slot(group: int, prospect: Prospect, num_members: int, lag_seconds: float) -> Slot:
+    """Give the chains of alike requests as one; their gate decides how far each of them goes."""
+    accepted, verified = sum(prospect.accepted), sum(prospect.verified)
+    passes = tuple(num_members * chance for chance in prospect.drafted)
+    rank = -accepted / sum(prospect.drafted)
+    return Slot(rank, group, 0, num_members * accepted, num_members * verified, passes, lag_seconds)

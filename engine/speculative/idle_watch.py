@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 _NUM_STEPS = 512
 # Tries of a model that was given up stay well below this.
-_FEW_STEPS = 32
+_FEW_STEPS = 48
 
 
 class IdleWatch:

@@ -19,7 +19,7 @@ from typing import Protocol
 from engine.request import Request
 from engine.speculative.pass_prices import PassPrices
 
-_MEMORY_TOKENS = 2000
+_MEMORY_TOKENS = 600
 _LEAST_WEIGHT = 0.01
 _RIDGE = 1.0
 _MEMORY_NEXT = 500

@@ -20,6 +20,8 @@ _SIZES_PER_DOUBLING = 3
 _PRIOR_STEPS = 2.0
 _PRIOR_PLACES = (0.5, 1.5)
 _SLOPES = (0.4, 2.5)
+_CLUSTERING_STEPS = 50
+_LEAST_CLUSTERING = 0.2
 
 
 @dataclass(slots=True)
@@ -112,6 +114,7 @@ class PassPrices:
     costs: StepCosts
     target: Line = field(default_factory=Line)
     draft: Line = field(default_factory=Line)
+    _clustering: float = field(default=1.0, init=False)
 
     def target_by_rows(self, num_seqs: int, max_rows: int) -> list[float]:
         """Give the table's seconds of a target pass by its rows; see `CostGrid.by_rows`."""
@@ -124,6 +127,21 @@ class PassPrices:
     def draft_pass(self, num_seqs: float) -> float:
         """Give the real seconds of one more draft pass of a step that drafts."""
         return self.costs.draft_pass(num_seqs) * self.target.slope * self.draft.slope
+
+    def drafting(self, pass_seconds: float) -> float:
+        """Give the real seconds of drafting, expected passes of which add up to so many."""
+        return max(self.draft.start, 0.0) + self._clustering * pass_seconds
+
+    def observe_plan(self, pass_seconds: float, chain_lengths: Sequence[int]) -> None:
+        """Learn how far passes fall short of what was expected, as chains of a step end alike.
+
+        Args:
+            pass_seconds: expected, were chains to end independently.
+            chain_lengths: what became of them.
+        """
+        seen = sum(map(self.draft_pass, _chains_by_pass(chain_lengths))) / pass_seconds
+        seen = min(max(seen, _LEAST_CLUSTERING), 1.0)
+        self._clustering += (seen - self._clustering) / _CLUSTERING_STEPS
 
     def observe(
         self,
@@ -143,8 +161,12 @@ class PassPrices:
             target_seconds: what the target took, with what drafting did for it.
         """
         self.target.observe(self.target_by_rows(num_seqs, num_rows)[num_rows], target_seconds)
-        longest = max(chain_lengths, default=0)
-        if longest:
-            counts = [sum(length > place for length in chain_lengths) for place in range(longest)]
+        counts = _chains_by_pass(chain_lengths)
+        if counts:
             seconds = sum(map(self.costs.draft_pass, counts)) * self.target.slope
             self.draft.observe(seconds, draft_seconds)
+
+
+def _chains_by_pass(chain_lengths: Sequence[int]) -> list[int]:
+    longest = max(chain_lengths, default=0)
+    return [sum(length > place for length in chain_lengths) for place in range(longest)]

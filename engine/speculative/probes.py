@@ -9,15 +9,18 @@ with. Pure Python.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Sequence
 
 from engine.draft_planner import DraftPlan, DraftRoom
 
-_LEARNING_STEPS = 12
-_LEARNING_TOKENS = 4
+# First all drafts of short chains count, to tell what they bring; then chains end as they would.
+_FREE_STEPS, _FREE_TOKENS = 8, 4
+_GATED_STEPS = 24
+_REST_AFTER_STEPS = 16
 _FIRST_PAUSE_STEPS = 32
 _LAST_PAUSE_STEPS = 1024
-_PROBE_STEPS = 3
+_PROBE_STEPS = 4
 _PROBE_TOKENS = 2
 _LEAST_PROBED = 4
 _PROBED_SHARE = 4
@@ -28,18 +31,28 @@ _STRETCH_STEPS = 48
 _STRETCH_TOKENS = 2
 
 
+class Probe(enum.Enum):
+    """What is tried in a step: nothing, a model whose drafts all count, or one under its gate."""
+
+    NOTHING = enum.auto()
+    FREE = enum.auto()
+    GATED = enum.auto()
+
+
 class Probes:
     """Counts steps, and adds drafts to plans.
 
     Args:
         max_model_tokens: drafts of a model per pass at most.
-        stretches: whether plans that draft are made longer now and then; a gate sees to it itself.
+        has_gate: whether a gate ends the model's chains; without one, they are made longer than
+            planned now and then.
     """
 
-    def __init__(self, max_model_tokens: int, *, stretches: bool) -> None:
+    def __init__(self, max_model_tokens: int, *, has_gate: bool) -> None:
         self._max_model_tokens = max_model_tokens
-        self._stretches = stretches
-        self._num_learning_steps = _LEARNING_STEPS
+        self._has_gate = has_gate
+        self._num_free = _FREE_STEPS if max_model_tokens else 0
+        self._num_gated = _GATED_STEPS if max_model_tokens and has_gate else 0
         self._num_idle_steps = 0
         self._pause_steps = _FIRST_PAUSE_STEPS
         self._num_left = 0
@@ -47,21 +60,13 @@ class Probes:
 
     @property
     def is_idle(self) -> bool:
-        """Whether the last step had no draft of the model, and no probe is under way."""
-        return self._num_idle_steps > 0 and self._num_left == 0
+        """Whether nothing was drafted by the model for a while, and no probe is under way."""
+        return self._num_idle_steps >= _REST_AFTER_STEPS and self._num_left == 0
 
-    def add_to(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> bool:
-        """Change some of a step's plans, now and then.
-
-        Returns:
-            Whether a draft model is tried, so that all its drafts count.
-        """
-        if not self._max_model_tokens:
-            return False
-        if self._num_learning_steps:
-            self._num_learning_steps -= 1
-            _probe(rooms, plans, len(rooms), min(_LEARNING_TOKENS, self._max_model_tokens))
-            return True
+    def add_to(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
+        """Change some of a step's plans, now and then."""
+        if self._num_free or self._num_gated:
+            return self._learn(rooms, plans)
         drafting = [place for place, plan in enumerate(plans) if plan.num_model_tokens]
         if drafting:
             self._num_idle_steps, self._pause_steps = 0, _FIRST_PAUSE_STEPS
@@ -69,20 +74,48 @@ class Probes:
             self._num_drafting_steps += 1
             if _is_time_for_plain_step(self._num_drafting_steps):
                 plans[:] = [DraftPlan()] * len(plans)
-            elif self._stretches:
+            elif not self._has_gate:
                 self._stretch(rooms, plans, drafting)
-            return False
+            return Probe.NOTHING
         self._num_idle_steps += 1
         if self._num_idle_steps == self._pause_steps:
             self._pause_steps = min(2 * self._pause_steps, _LAST_PAUSE_STEPS)
             self._num_left = _PROBE_STEPS
-        if not self._num_left:
-            return False
+        return self._try_again(rooms, plans) if self._num_left else Probe.NOTHING
+
+    def _learn(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
+        if self._num_free:
+            self._num_free -= 1
+            self._let_draft(rooms, plans, len(rooms), _FREE_TOKENS)
+            return Probe.FREE
+        self._num_gated -= 1
+        self._let_draft(rooms, plans, len(rooms), self._max_model_tokens)
+        return Probe.GATED
+
+    def _try_again(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
+        is_first = self._num_left == _PROBE_STEPS
         self._num_left -= 1
         self._num_idle_steps = 1
         num_probed = max(_LEAST_PROBED, len(rooms) // _PROBED_SHARE)
-        _probe(rooms, plans, num_probed, _PROBE_TOKENS)
-        return True
+        if is_first or not self._has_gate:
+            self._let_draft(rooms, plans, num_probed, _PROBE_TOKENS)
+            return Probe.FREE
+        self._let_draft(rooms, plans, num_probed, self._max_model_tokens)
+        return Probe.GATED
+
+    def _let_draft(
+        self,
+        rooms: Sequence[DraftRoom],
+        plans: list[DraftPlan],
+        num_requests: int,
+        num_tokens: int,
+    ) -> None:
+        """Let requests draft that would not; who lacks little is cheap to try."""
+        idle = [place for place, plan in enumerate(plans) if plan.known is None]
+        idle.sort(key=lambda place: rooms[place].draft_lag)
+        for place in idle[:num_requests]:
+            limit = min(rooms[place].num_model_tokens, self._max_model_tokens)
+            plans[place] = DraftPlan(None, min(num_tokens, limit))
 
     def _stretch(
         self, rooms: Sequence[DraftRoom], plans: list[DraftPlan], drafting: Sequence[int]
@@ -92,16 +125,6 @@ class Probes:
             limit = min(rooms[place].num_model_tokens, self._max_model_tokens)
             longer = plans[place].num_model_tokens + _STRETCH_TOKENS
             plans[place] = DraftPlan(None, min(longer, limit))
-
-
-def _probe(
-    rooms: Sequence[DraftRoom], plans: list[DraftPlan], num_probed: int, num_tokens: int
-) -> None:
-    """Let requests draft that would not; who lacks little is cheap to try."""
-    idle = [place for place, plan in enumerate(plans) if plan.known is None]
-    idle.sort(key=lambda place: rooms[place].draft_lag)
-    for place in idle[:num_probed]:
-        plans[place] = DraftPlan(None, min(num_tokens, rooms[place].num_model_tokens))
 
 
 def _is_time_for_plain_step(num_steps: int) -> bool:

@@ -60,7 +60,7 @@ def known(num_tokens: int, survival: float) -> KnownDrafts:
 
 def experienced(controller: Controller) -> Controller:
     """A controller that has begun to ask whether drafts pay."""
-    controller._probes._num_learning_steps = 0
+    controller._probes._num_free = controller._probes._num_gated = 0
     return controller
 
 

@@ -158,7 +158,7 @@ def test_a_draft_that_its_controller_gave_up_is_told_once(
     [
         (Acceptable(every=2000), ROOMS, True),
         (Acceptable(every=64), ROOMS, True),
-        (Acceptable(every=16), ROOMS, False),
+        (Acceptable(every=8), ROOMS, False),
         (Acceptable(every=2000), [], False),
         (Acceptable(every=2000), [replace(room, num_model_tokens=0) for room in ROOMS], False),
         (Acceptable(every=2000, known=KnownDraft([1], NGRAM, [0.9])), ROOMS, False),
