@@ -41,8 +41,8 @@ rejection is as hard to guess as what led to it."""
 _CATCH_UP_PASSES = 16
 # Tokens that a pass of one request takes in for the price of one.
 _TOKENS_PER_PASS = 16
-# Where nothing pays, only every so many steps it is asked again.
-_REST_STEPS = 4
+# Where nobody knows anything of the text, what was decided for all holds for so many steps.
+_HOLD_STEPS = 4
 
 
 @dataclass(slots=True)
@@ -95,29 +95,26 @@ class Controller:
         self._probes = Probes(self._max_model_tokens, has_gate=has_gate)
         self._exchange: Exchange | None = None
         self._expected_pass_seconds = 0.0
-        self._num_rested_steps = 0
+        self._drafts: bool | None = None
+        self._num_held_steps = 0
+        self._was_said = False
         self.estimated_speedup = 1.0
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
         said = [self._said(room) for room in rooms]
-        plans = [DraftPlan()] * len(rooms)
+        is_anything_said = any(said)
         self._expected_pass_seconds = 0.0
-        if any(said) or not self._rests():
-            groups, slots = self._offers(rooms, said)
-            admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
-            self.estimated_speedup = admitted.speed_up
-            self._fill(plans, admitted, groups, rooms)
-            num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
-            rate = admitted.tokens_per_second
-            setbacks = self._setback(False), self._setback(True)
-            self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, setbacks)
+        if is_anything_said or not self._holds(len(rooms)):
+            plans = self._decide(rooms, said)
+        else:
+            plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
         probe = self._probes.add_to(rooms, plans)
         self.gate.open(None if probe is Probe.FREE else self._exchange)
-        if self._has_gate and probe is not Probe.FREE:
-            self._expected_pass_seconds = self._expect_passes(rooms, plans)
-        for room, drafts, plan in zip(rooms, said, plans, strict=True):
-            self._claims.watch(room.request, drafts, plan.known)
+        if is_anything_said or self._was_said:
+            for room, drafts, plan in zip(rooms, said, plans, strict=True):
+                self._claims.watch(room.request, drafts, plan.known)
+        self._was_said = is_anything_said
         return plans
 
     def observe(
@@ -163,12 +160,33 @@ class Controller:
         limit = min(room.num_tokens, MAX_KNOWN_DRAFT_TOKENS)
         return self._known_drafts(room.request, limit) if limit > 0 else []
 
-    def _rests(self) -> bool:
-        if not self._probes.is_idle:
-            self._num_rested_steps = 0
+    def _holds(self, num_seqs: int) -> bool:
+        """Whether what was decided for all holds on: nobody knows anything new."""
+        last = self._exchange
+        if self._drafts is None or last is None or last.num_seqs != num_seqs:
             return False
-        self._num_rested_steps = (self._num_rested_steps + 1) % _REST_STEPS
-        return self._num_rested_steps > 0
+        self._num_held_steps = (self._num_held_steps + 1) % _HOLD_STEPS
+        return self._num_held_steps > 0
+
+    def _decide(
+        self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
+    ) -> list[DraftPlan]:
+        groups, slots = self._offers(rooms, said)
+        admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
+        plans = self._plans(admitted, groups, rooms)
+        num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
+        setbacks = self._setback(False), self._setback(True)
+        rate = admitted.tokens_per_second
+        self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, setbacks)
+        self.estimated_speedup = admitted.speed_up
+        is_for_all = len(admitted.slots) == len(slots)
+        if not admitted.slots:
+            self._drafts = False
+        else:
+            self._drafts = True if self._has_gate and is_for_all else None
+        if self._has_gate:
+            self._expected_pass_seconds = self._expect_passes(rooms, plans)
+        return plans
 
     def _offers(
         self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
@@ -237,13 +255,10 @@ class Controller:
             return 0.0
         return self._prices.draft_pass(1) * room.draft_lag / (_TOKENS_PER_PASS * _CATCH_UP_PASSES)
 
-    def _fill(
-        self,
-        plans: list[DraftPlan],
-        admitted: Admission,
-        groups: Sequence[_Group],
-        rooms: Sequence[DraftRoom],
-    ) -> None:
+    def _plans(
+        self, admitted: Admission, groups: Sequence[_Group], rooms: Sequence[DraftRoom]
+    ) -> list[DraftPlan]:
+        plans = [DraftPlan()] * len(rooms)
         counts = [0] * len(groups)
         for slot in admitted.slots:
             counts[slot.group] += 1
@@ -252,11 +267,14 @@ class Controller:
                 if group.known is not None:
                     plans[index] = DraftPlan(group.known.cut(count))
                 elif self._has_gate:
-                    # Where a chain ends, the gate sees better than any plan.
-                    limit = min(rooms[index].num_model_tokens, self._max_model_tokens)
-                    plans[index] = DraftPlan(None, limit)
+                    plans[index] = self._chain_plan(rooms[index])
                 else:
                     plans[index] = DraftPlan(None, count)
+        return plans
+
+    def _chain_plan(self, room: DraftRoom) -> DraftPlan:
+        """Leave it to the gate where a chain ends: it sees better than any plan."""
+        return DraftPlan(None, min(room.num_model_tokens, self._max_model_tokens))
 
     def _observe_costs(
         self,

@@ -48,6 +48,9 @@ class KnownTokens:
 
     def next(self, request: Request, limit: int) -> list[KnownDraft]:
         """Give what is said of the next tokens; see `engine.step.KnownDrafts`."""
+        params = request.params
+        if not (self._lookups or params.structured_output or params.predicted_token_ids):
+            return []
         forced = self._ask(self._grammar, request, limit)
         if forced is not None:
             return [forced]

@@ -20,6 +20,8 @@ _SIZES_PER_DOUBLING = 3
 _PRIOR_STEPS = 2.0
 _PRIOR_PLACES = (0.5, 1.5)
 _SLOPES = (0.4, 2.5)
+_EARLY_STEPS = 32
+_FIT_STEPS = 4
 _CLUSTERING_STEPS = 50
 _LEAST_CLUSTERING = 0.2
 
@@ -77,7 +79,9 @@ class Line:
         size = self._sizes.setdefault(round(_SIZES_PER_DOUBLING * math.log2(x)), _Sums())
         size.fade(self._time)
         size.add(x, y, 1.0)
-        self._fit()
+        # A line of many steps moves little by little.
+        if self._time < _EARLY_STEPS or self._time % _FIT_STEPS == 0:
+            self._fit()
 
     def _fit(self) -> None:
         """Least squares, with steps added that are exactly in proportion."""

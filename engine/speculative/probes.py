@@ -17,7 +17,6 @@ from engine.draft_planner import DraftPlan, DraftRoom
 # First all drafts of short chains count, to tell what they bring; then chains end as they would.
 _FREE_STEPS, _FREE_TOKENS = 8, 4
 _GATED_STEPS = 24
-_REST_AFTER_STEPS = 16
 _FIRST_PAUSE_STEPS = 32
 _LAST_PAUSE_STEPS = 1024
 _PROBE_STEPS = 4
@@ -57,11 +56,6 @@ class Probes:
         self._pause_steps = _FIRST_PAUSE_STEPS
         self._num_left = 0
         self._num_drafting_steps = 0
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing was drafted by the model for a while, and no probe is under way."""
-        return self._num_idle_steps >= _REST_AFTER_STEPS and self._num_left == 0
 
     def add_to(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
         """Change some of a step's plans, now and then."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 # A count's weight after this many passes has fallen to a third.
 _MEMORY_PASSES = 300
@@ -18,24 +17,48 @@ _PRIOR_TOKENS = 10.0
 # A request is taken to be like the others until this many of its own tokens say otherwise.
 _REQUEST_PRIOR_TOKENS = 80.0
 _NUM_BUCKETS = 12
+_LARGEST_WEIGHT = 1e6
 # What holds for anybody changes slowly, and is asked for in every step.
 _REFRESH_PASSES = 8
 
 
 @dataclass(slots=True)
-class _Rate:
-    """A share of successes in which old ones fade."""
+class _Rates:
+    """Shares of successes, position by position, in which old ones fade.
 
-    tried: float = 0.0
-    succeeded: float = 0.0
+    Instead of all old counts fading, new ones weigh ever more: a few additions per pass.
+    """
 
-    def observe(self, tried: float, succeeded: float, memory: int) -> None:
-        keep = 1.0 - 1.0 / memory
-        self.tried = self.tried * keep + tried
-        self.succeeded = self.succeeded * keep + succeeded
+    memory: int
+    tried: list[float]
+    succeeded: list[float]
+    weight: float = 1.0
 
-    def estimate(self, prior: float, weight: float) -> float:
-        return (self.succeeded + prior * weight) / (self.tried + weight)
+    @classmethod
+    def of(cls, num_positions: int, memory: int) -> _Rates:
+        return cls(memory, [0.0] * num_positions, [0.0] * num_positions)
+
+    def observe(self, num_tried: int, num_succeeded: int) -> None:
+        """Count the first positions as tried, and the first of these as successes."""
+        weight = self.weight
+        for position in range(min(num_tried, len(self.tried))):
+            self.tried[position] += weight
+            if position < num_succeeded:
+                self.succeeded[position] += weight
+        self.weight = weight * (1.0 + 1.0 / self.memory)
+        if self.weight > _LARGEST_WEIGHT:
+            self.tried = [count / self.weight for count in self.tried]
+            self.succeeded = [count / self.weight for count in self.succeeded]
+            self.weight = 1.0
+
+    def estimate(self, position: int, prior: float, weight: float) -> float:
+        weight *= self.weight
+        return (self.succeeded[position] + prior * weight) / (self.tried[position] + weight)
+
+    def estimate_all(self, prior: float, weight: float) -> float:
+        """Estimate over all positions together."""
+        weight *= self.weight
+        return (sum(self.succeeded) + prior * weight) / (sum(self.tried) + weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +105,30 @@ class ModelSurvival:
 
     num_positions: int
     prior: float = 0.7
-    _accepted: list[_Rate] = field(init=False)
-    _verified: list[_Rate] = field(init=False)
-    _drafted: list[_Rate] = field(init=False)
-    _overall: _Rate = field(default_factory=_Rate, init=False)
-    _requests: dict[str, _Rate] = field(default_factory=dict, init=False)
+    _accepted: _Rates = field(init=False)
+    _verified: _Rates = field(init=False)
+    _drafted: _Rates = field(init=False)
+    _requests: dict[str, _Rates] = field(default_factory=dict, init=False)
     _prospects: dict[int, Prospect] = field(default_factory=dict, init=False)
     _num_unseen: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
-        self._accepted = [_Rate() for _ in range(self.num_positions)]
-        self._verified = [_Rate() for _ in range(self.num_positions)]
-        self._drafted = [_Rate() for _ in range(self.num_positions)]
+        self._accepted = _Rates.of(self.num_positions, _MEMORY_PASSES)
+        self._verified = _Rates.of(self.num_positions, _MEMORY_PASSES)
+        self._drafted = _Rates.of(self.num_positions, _MEMORY_PASSES)
 
     def observe(self, request_id: str, chain: ChainEnd, num_accepted: int) -> None:
         """Learn from one pass; positions behind the first rejection say nothing."""
-        num_planned = min(chain.num_planned, self.num_positions)
+        num_planned = chain.num_planned
         num_tried = min(num_accepted + 1, num_planned)
-        for position in range(num_tried):
-            self._accepted[position].observe(1, position < num_accepted, _MEMORY_PASSES)
+        self._accepted.observe(num_tried, num_accepted)
         # Each rate is that of a position among the chains that came to it.
-        for position in range(min(chain.num_drafted + 1, num_planned)):
-            self._drafted[position].observe(1, position < chain.num_drafted, _MEMORY_PASSES)
-        for position in range(min(chain.num_drafted, num_planned)):
-            self._verified[position].observe(1, position < chain.num_verified, _MEMORY_PASSES)
-        self._overall.observe(num_tried, num_accepted, _MEMORY_PASSES)
-        own = self._requests.setdefault(request_id, _Rate())
-        own.observe(num_tried, num_accepted, _REQUEST_MEMORY_PASSES)
+        self._drafted.observe(min(chain.num_drafted + 1, num_planned), chain.num_drafted)
+        self._verified.observe(min(chain.num_drafted, num_planned), chain.num_verified)
+        own = self._requests.get(request_id)
+        if own is None:
+            own = self._requests[request_id] = _Rates.of(self.num_positions, _REQUEST_MEMORY_PASSES)
+        own.observe(num_tried, num_accepted)
         self._num_unseen += 1
         if self._num_unseen >= _REFRESH_PASSES:
             self._num_unseen = 0
@@ -126,18 +146,18 @@ class ModelSurvival:
         own = self._requests.get(request_id)
         if own is None:
             return self.prospect(limit)
-        overall = self._overall.estimate(self.prior, _PRIOR_TOKENS)
-        return self._estimate(limit, own.estimate(overall, _REQUEST_PRIOR_TOKENS) - overall)
+        overall = self._accepted.estimate_all(self.prior, _PRIOR_TOKENS)
+        return self._estimate(limit, own.estimate_all(overall, _REQUEST_PRIOR_TOKENS) - overall)
 
     def _estimate(self, limit: int, shift: float) -> Prospect:
-        overall = self._overall.estimate(self.prior, _PRIOR_TOKENS)
+        overall = self._accepted.estimate_all(self.prior, _PRIOR_TOKENS)
         found = Prospect()
         accepted = drafted = 1.0
-        rates = zip(self._accepted, self._verified, self._drafted, strict=True)
-        for taken, kept, reached in islice(rates, limit):
-            drafted *= reached.estimate(1.0, 1.0)
-            verified = drafted * kept.estimate(1.0, 1.0)
-            accepted *= min(max(taken.estimate(overall, _PRIOR_TOKENS) + shift, 0.0), 0.99)
+        for position in range(min(limit, self.num_positions)):
+            drafted *= self._drafted.estimate(position, 1.0, 1.0)
+            verified = drafted * self._verified.estimate(position, 1.0, 1.0)
+            chance = self._accepted.estimate(position, overall, _PRIOR_TOKENS) + shift
+            accepted *= min(max(chance, 0.0), 0.99)
             found.accepted.append(min(accepted, verified))
             found.verified.append(verified)
             found.drafted.append(drafted)
@@ -153,8 +173,9 @@ class ModelSurvival:
 class ClaimedSurvival:
     """Corrects what a drafter says of its own chances by what became of such claims."""
 
-    _rates: list[_Rate] = field(
-        default_factory=lambda: [_Rate() for _ in range(_NUM_BUCKETS)], init=False
+    _rates: list[_Rates] = field(
+        default_factory=lambda: [_Rates.of(1, _MEMORY_PASSES) for _ in range(_NUM_BUCKETS)],
+        init=False,
     )
 
     def observe(self, claimed: Sequence[float], num_accepted: int) -> None:
@@ -166,8 +187,7 @@ class ClaimedSurvival:
         """
         before = 1.0
         for position, chance in enumerate(claimed[: num_accepted + 1]):
-            rate = self._rates[_bucket(chance / before)]
-            rate.observe(1, position < num_accepted, _MEMORY_PASSES)
+            self._rates[_bucket(chance / before)].observe(1, int(position < num_accepted))
             before = chance
 
     def survival(self, claimed: Sequence[float]) -> list[float]:
@@ -176,7 +196,7 @@ class ClaimedSurvival:
         chance = before = 1.0
         for claim in claimed:
             step = claim / before
-            chance *= self._rates[_bucket(step)].estimate(step, _PRIOR_TOKENS)
+            chance *= self._rates[_bucket(step)].estimate(0, step, _PRIOR_TOKENS)
             corrected.append(chance)
             before = claim
         return corrected

@@ -257,8 +257,8 @@ def test_positions_behind_the_first_rejection_say_nothing() -> None:
     survival = ModelSurvival(4, prior=0.5)
     for _ in range(200):
         survival.observe("a", ChainEnd(4, 4, 4), 0)
-    assert survival._accepted[0].tried > 10
-    assert survival._accepted[1].tried == 0
+    assert survival._accepted.tried[0] > 10
+    assert survival._accepted.tried[1] == 0
 
 
 def test_a_chain_that_was_ended_counts_as_not_accepted_behind_its_end() -> None:
