@@ -34,11 +34,13 @@ class StepNote(NamedTuple):
         num_requests: requests that got tokens.
         drafts: draft tokens that were verified, by who made them.
         estimated_speedup: what a controller expected of the last plan that it weighed; else 1.
+        draft_seconds: time spent proposing, the draft's part of prompts included.
     """
 
     num_requests: int
     drafts: dict[str, int]
     estimated_speedup: float
+    draft_seconds: float
 
 
 @dataclass(slots=True)
@@ -93,14 +95,15 @@ class Lane:
         deltas = self.core.step()
         self.seconds += time.perf_counter() - started
         after = self.core.stats()
-        self.draft_seconds += after.draft_seconds - drafting
+        drafting = after.draft_seconds - drafting
+        self.draft_seconds += drafting
         self.target_seconds += after.target_seconds - verifying
         self.controller_seconds += after.controller_seconds - deciding
         self.num_steps += 1
         for delta in deltas:
             self._take(delta)
         self.marks.append((self.num_tokens, self.seconds))
-        self.notes.append(_note(deltas, after.estimated_speedup))
+        self.notes.append(_note(deltas, after.estimated_speedup, drafting))
 
     def count_anew(self) -> None:
         """Count from here on; requests in flight go on."""
@@ -251,12 +254,15 @@ def _fewest_tokens(lanes: Sequence[Lane]) -> int:
     return min(lane.num_tokens for lane in lanes)
 
 
-def _note(deltas: Sequence[RequestDelta], estimated_speedup: float) -> StepNote:
+def _note(
+    deltas: Sequence[RequestDelta], estimated_speedup: float, draft_seconds: float
+) -> StepNote:
     drafts: dict[str, int] = {}
     for delta in deltas:
         if delta.drafter is not None:
             drafts[delta.drafter] = drafts.get(delta.drafter, 0) + delta.num_draft_tokens
-    return StepNote(sum(bool(d.new_token_ids) for d in deltas), drafts, estimated_speedup)
+    num_requests = sum(bool(delta.new_token_ids) for delta in deltas)
+    return StepNote(num_requests, drafts, estimated_speedup, draft_seconds)
 
 
 def speed_ups(lane: Lane, baseline: Lane, *, num_parts: int) -> list[float]:
