@@ -20,8 +20,9 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, TaskID
 from rich.table import Table
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
+from benchmarks.random_draft import write_random_draft
 from benchmarks.report import settings_of, write_results
 from benchmarks.workloads import SHARED, chat_prompts, held_out_dialogues
 from engine import LLM, SamplingParams
@@ -55,7 +56,7 @@ def main() -> None:
     console = Console()
     dialogues = held_out_dialogues(Path(args.data_dir), args.prompts)
     with tempfile.TemporaryDirectory() as folder, Progress(console=console) as progress:
-        drafts = {"good": args.draft, "random": _random_draft(args.draft, folder)}
+        drafts = {"good": args.draft, "random": write_random_draft(args.draft, folder)}
         runs = list(_runs(args))
         task = progress.add_task("generating", total=len(runs) * len(SETTINGS))
         rows = _compare(args, drafts, runs, dialogues, progress, task)
@@ -161,15 +162,6 @@ def _explain(
         "gap": gap,
         "is_tie": gap < TIE,
     }
-
-
-def _random_draft(draft: str, folder: str) -> str:
-    """Write a draft of the same shape and tokenizer with random weights."""
-    torch.manual_seed(0)
-    path = str(Path(folder) / "random-draft")
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(draft)).save_pretrained(path)
-    AutoTokenizer.from_pretrained(draft).save_pretrained(path)
-    return path
 
 
 def _show(console: Console, rows: list[dict[str, Any]]) -> None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.drafters import Drafter, LoadedDrafter, load_drafters, parse_drafters
+from benchmarks.progress import show_progress
 from benchmarks.recommendation import Recommendation, recommend
-from benchmarks.sweep import Measurement, OnProgress, check_fit, num_points, run_sweep
+from benchmarks.sweep import Measurement, check_fit, num_points, run_sweep
 from benchmarks.sweep_flags import (
     asked_config,
     prompts_from_args,
@@ -88,27 +87,7 @@ def measure(
         loaded = load_drafters(drafters, config, target, on_failure)
     if not loaded:
         raise ConfigError("drafts: none of them can be loaded, so there is nothing to measure.")
-    with _progress(num_points(sweep, len(loaded), len(workloads))) as on_progress:
+    with show_progress(num_points(sweep, len(loaded), len(workloads))) as on_progress:
         points = run_sweep(sweep, loaded, workloads, on_progress)
         measurements = [m for point in points for m in point]
     return Measured(config, target, workloads, loaded, measurements, recommend(measurements))
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[OnProgress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed:.1f} of {task.total} points"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    # Drawing takes time from what is measured, though from all lanes alike.
-    with Progress(*columns, console=console, refresh_per_second=1, transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-
-        def on_progress(point: str, done: float) -> None:
-            bar.update(task, description=point, completed=done)
-
-        yield on_progress

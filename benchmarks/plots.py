@@ -16,24 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from benchmarks.plot_style import AUTO, MARGIN, OFF, PANEL_HEIGHT, PANEL_WIDTH, STYLE
 from benchmarks.sweep import Measurement
 
-_STYLE: Any = {
-    "axes.edgecolor": "0.4",
-    "axes.grid": True,
-    "axes.spines.right": False,
-    "axes.spines.top": False,
-    "axes.titlesize": "medium",
-    "font.size": 9,
-    "grid.color": "0.9",
-    "legend.frameon": False,
-    "lines.markersize": 4,
-    "savefig.dpi": 150,
-}
-_PANEL_WIDTH, _PANEL_HEIGHT = 3.6, 2.8  # inches
-_MARGIN = 0.6
 _DODGE = 0.05  # octaves of concurrency
-_AUTO, _OFF = "tab:red", "0.45"
 _SHADES = colormaps["Blues"]
 
 Value = Callable[[Measurement], float]
@@ -85,7 +71,7 @@ def write_plots(measurements: Sequence[Measurement], stem: Path) -> list[Path]:
     Returns:
         The files.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figures = {
             "tokens_per_second": _over_load(measurements, [_RATE]),
             "speed_up": _over_load(measurements, [_SPEED_UP]),
@@ -147,7 +133,7 @@ def _draw_load(panel: Axes, measurements: Sequence[Measurement], quantity: _Quan
     panel.set_xticks(loads, labels=list(map(str, loads)))
     panel.minorticks_off()
     if quantity.reference is not None:
-        panel.axhline(quantity.reference, color=_OFF, linewidth=0.8, linestyle="--", zorder=1)
+        panel.axhline(quantity.reference, color=OFF, linewidth=0.8, linestyle="--", zorder=1)
 
 
 def _dodge(place: int, count: int) -> float:
@@ -204,15 +190,15 @@ def _bars(values: Sequence[float], ranges: Any) -> list[list[float]]:
 
 def _line_of(draft_tokens: int | None, counts: Sequence[int]) -> dict[str, Any]:
     if draft_tokens is None:
-        return {"color": _AUTO, "linewidth": 2.0}
+        return {"color": AUTO, "linewidth": 2.0}
     if draft_tokens == 0:
-        return {"color": _OFF, "linewidth": 1.5, "linestyle": "--"}
+        return {"color": OFF, "linewidth": 1.5, "linestyle": "--"}
     shade = 0.4 + 0.55 * counts.index(draft_tokens) / max(1, len(counts) - 1)
     return {"color": _SHADES(shade), "linewidth": 1.2}
 
 
 def _grid(rows: int, columns: int) -> tuple[Figure, list[list[Axes]]]:
-    size = (columns * _PANEL_WIDTH + _MARGIN, rows * _PANEL_HEIGHT + _MARGIN)
+    size = (columns * PANEL_WIDTH + MARGIN, rows * PANEL_HEIGHT + MARGIN)
     figure = Figure(figsize=size, layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False, sharey="row")
     return figure, [list(row) for row in panels]

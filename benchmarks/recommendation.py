@@ -7,7 +7,8 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.sweep import Measurement, lane_name
+from benchmarks.lanes import lane_name
+from benchmarks.sweep import Measurement
 from engine.config import NO_DRAFT
 
 WORTH_IT = 1.02

@@ -63,6 +63,17 @@ def results_folder(default: Path = RESULTS) -> Path:
     return Path(os.environ.get("OUT") or default)
 
 
+def rounded(value: Any) -> Any:
+    """Round numbers, also in lists and by name, to what they are worth."""
+    if isinstance(value, float):
+        return round(value, 4)
+    if isinstance(value, list | tuple):
+        return [rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {name: rounded(item) for name, item in value.items()}
+    return value
+
+
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
     """Give a benchmark's settings, with folders as they lie beside or inside the repository.
 

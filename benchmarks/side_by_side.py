@@ -14,6 +14,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from engine.config import EngineConfig
 from engine.core import EngineCore
@@ -24,6 +25,22 @@ from engine.sampling_params import SamplingParams
 
 MakeRequest = Callable[[EngineCore, int], Request]
 """Makes the request of a number, the same in every engine."""
+
+
+class StepNote(NamedTuple):
+    """What a step drafted.
+
+    Attributes:
+        num_requests: requests that got tokens.
+        drafts: draft tokens that were verified, by who made them.
+        estimated_speedup: what a controller expected of the last plan that it weighed; else 1.
+        draft_seconds: time spent proposing, the draft's part of prompts included.
+    """
+
+    num_requests: int
+    drafts: dict[str, int]
+    estimated_speedup: float
+    draft_seconds: float
 
 
 @dataclass(slots=True)
@@ -40,8 +57,11 @@ class Lane:
         num_steps: steps.
         draft_seconds: of `seconds`, spent proposing.
         target_seconds: of `seconds`, spent in the target.
+        controller_seconds: of `seconds`, spent on deciding who drafts how much.
         speculation: what was drafted and accepted.
+        notes: what each step drafted.
         answers: tokens by request number.
+        num_passes: target passes that gave them, by request number.
     """
 
     name: str
@@ -53,8 +73,11 @@ class Lane:
     num_steps: int = 0
     draft_seconds: float = 0.0
     target_seconds: float = 0.0
+    controller_seconds: float = 0.0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
+    notes: list[StepNote] = field(default_factory=list)
     answers: dict[int, list[int]] = field(default_factory=dict)
+    num_passes: dict[int, int] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _in_flight: dict[str, int] = field(default_factory=dict)
 
@@ -67,29 +90,44 @@ class Lane:
             self.core.add_request(request)
         before = self.core.stats()
         drafting, verifying = before.draft_seconds, before.target_seconds
+        deciding = before.controller_seconds
         started = time.perf_counter()
         deltas = self.core.step()
         self.seconds += time.perf_counter() - started
         after = self.core.stats()
-        self.draft_seconds += after.draft_seconds - drafting
+        drafting = after.draft_seconds - drafting
+        self.draft_seconds += drafting
         self.target_seconds += after.target_seconds - verifying
+        self.controller_seconds += after.controller_seconds - deciding
         self.num_steps += 1
         for delta in deltas:
             self._take(delta)
         self.marks.append((self.num_tokens, self.seconds))
+        self.notes.append(_note(deltas, after.estimated_speedup, drafting))
 
-    def forget_warm_up(self) -> None:
+    def count_anew(self) -> None:
         """Count from here on; requests in flight go on."""
         self.num_tokens, self.seconds, self.num_steps = 0, 0.0, 0
-        self.draft_seconds = self.target_seconds = 0.0
+        self.draft_seconds = self.target_seconds = self.controller_seconds = 0.0
         self.marks = [(0, 0.0)]
         self.speculation = SpeculationStats()
+        self.notes = []
 
-    def finish(self) -> None:
-        """Drop what is in flight."""
+    def finish(self, next_number: int | None = None) -> None:
+        """Drop what is in flight.
+
+        Args:
+            next_number: of the request that comes next, if any does; None = the one in turn.
+        """
         self.core.abort(list(self._in_flight))
         self._in_flight.clear()
         self.core.step()
+        if next_number is not None:
+            self._numbers = itertools.count(next_number)
+
+    def is_done_with(self, number: int) -> bool:
+        """Whether a request and all before it have ended, where numbers began at 0."""
+        return number in self.answers and min(self._in_flight.values(), default=number + 1) > number
 
     def seconds_at(self, num_tokens: int) -> float:
         """Give the time at which so many tokens had been emitted."""
@@ -103,6 +141,8 @@ class Lane:
         number = self._in_flight[delta.request_id]
         self.answers.setdefault(number, []).extend(delta.new_token_ids)
         self.num_tokens += len(delta.new_token_ids)
+        if delta.new_token_ids:
+            self.num_passes[number] = self.num_passes.get(number, 0) + 1
         delta.observe(self.speculation, len(delta.new_token_ids))
         if delta.finish_reason is not None:
             del self._in_flight[delta.request_id]
@@ -131,21 +171,29 @@ def make_lane(
 
 
 def endless_chat(
-    prompts: Sequence[Sequence[int]], temperature: float, max_tokens: int
+    prompts: Sequence[Sequence[int]], temperature: float, max_tokens: int, *, repeats: bool = False
 ) -> MakeRequest:
     """Give requests without end, prompts in turn, answers of half to one and a half `max_tokens`.
 
     Answers differ in length, so that they do not all end and begin in the same steps.
+
+    Args:
+        prompts: token ids.
+        temperature: of all requests.
+        max_tokens: tokens of an answer on average.
+        repeats: whether a prompt that comes back has the same seed and length, thus answer.
     """
 
     def make(core: EngineCore, number: int) -> Request:
+        place = number % len(prompts)
+        seed = place if repeats else number
         params = SamplingParams(
             temperature=temperature,
-            seed=number,
-            max_tokens=random.Random(number).randint(max_tokens // 2, max_tokens * 3 // 2),
+            seed=seed,
+            max_tokens=random.Random(seed).randint(max_tokens // 2, max_tokens * 3 // 2),
             ignore_eos=True,
         )
-        prompt = list(prompts[number % len(prompts)])
+        prompt = list(prompts[place])
         return make_requests(prompt, params, request_id=f"request-{number}", info=core.info)[0]
 
     return make
@@ -163,12 +211,58 @@ def run_side_by_side(
     for lane in lanes:
         while lane.num_tokens < num_warm_up_tokens:
             lane.step(make_request)
-        lane.forget_warm_up()
-    while (last := min(lanes, key=lambda lane: lane.num_tokens)).num_tokens < num_tokens:
-        last.step(make_request)
-        on_progress(last.num_tokens / num_tokens)
+        lane.count_anew()
+    take_turns(
+        lanes,
+        make_request,
+        lambda: _fewest_tokens(lanes) >= num_tokens,
+        lambda: on_progress(_fewest_tokens(lanes) / num_tokens),
+    )
     for lane in lanes:
         lane.finish()
+
+
+def run_for_steps(
+    lanes: Sequence[Lane],
+    lead: Lane,
+    num_steps: int,
+    make_request: MakeRequest,
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Step the lanes in turn until one has made so many steps and none has fewer tokens."""
+    end = lead.num_steps + num_steps
+
+    def is_done() -> bool:
+        return lead.num_steps >= end and _fewest_tokens(lanes) >= lead.num_tokens
+
+    take_turns(lanes, make_request, is_done, on_step)
+
+
+def take_turns(
+    lanes: Sequence[Lane],
+    make_request: MakeRequest,
+    is_done: Callable[[], bool],
+    on_step: Callable[[], None] = lambda: None,
+) -> None:
+    """Let the lane that is furthest behind make the next step, until all is done."""
+    while not is_done():
+        min(lanes, key=lambda lane: lane.num_tokens).step(make_request)
+        on_step()
+
+
+def _fewest_tokens(lanes: Sequence[Lane]) -> int:
+    return min(lane.num_tokens for lane in lanes)
+
+
+def _note(
+    deltas: Sequence[RequestDelta], estimated_speedup: float, draft_seconds: float
+) -> StepNote:
+    drafts: dict[str, int] = {}
+    for delta in deltas:
+        if delta.drafter is not None:
+            drafts[delta.drafter] = drafts.get(delta.drafter, 0) + delta.num_draft_tokens
+    num_requests = sum(bool(delta.new_token_ids) for delta in deltas)
+    return StepNote(num_requests, drafts, estimated_speedup, draft_seconds)
 
 
 def speed_ups(lane: Lane, baseline: Lane, *, num_parts: int) -> list[float]:

@@ -7,29 +7,25 @@ number of drafts and `auto` are engines over the same models and requests, stepp
 
 from __future__ import annotations
 
-import gc
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import torch
-
 from benchmarks.drafters import LoadedDrafter
+from benchmarks.lanes import free_memory, lane_for, lane_name
+from benchmarks.progress import OnProgress
+from benchmarks.report import rounded
 from benchmarks.side_by_side import (
     Lane,
     endless_chat,
-    make_lane,
     num_equal_answers,
     run_side_by_side,
     speed_ups,
 )
 from benchmarks.workloads import Workload
-from engine.config import EngineConfig
 from engine.errors import ConfigError, ContextLengthExceededError
-from engine.kv_cache.storage import bytes_per_block
-from engine.model_pair import ModelPair
 
 _MIN_TOKENS = 512
 _MIN_WARM_UP_TOKENS = 128
@@ -148,19 +144,8 @@ class Measurement:
 
     def to_json(self) -> dict[str, Any]:
         """Give what is written down, rounded to what it is worth."""
-        row = {name: _rounded(value) for name, value in asdict(self).items()}
-        return {"lane": self.lane, **row, "efficiency": _rounded(self.efficiency)}
-
-
-OnProgress = Callable[[str, float], None]
-"""Is told the point being measured, and how many points are done, fractions included."""
-
-
-def lane_name(draft_tokens: int | None) -> str:
-    """Name a lane by its number of drafts, as `--speculation` says it."""
-    if draft_tokens is None:
-        return "auto"
-    return str(draft_tokens) if draft_tokens else "off"
+        row = {name: rounded(value) for name, value in asdict(self).items()}
+        return {"lane": self.lane, **row, "efficiency": rounded(self.efficiency)}
 
 
 def num_points(sweep: Sweep, num_drafters: int, num_workloads: int) -> int:
@@ -196,7 +181,7 @@ def run_sweep(
         point = _Point(sweep, drafter, workload, temperature, concurrency)
         on_progress(point.name, index)
         yield point.measure(partial(_tell, on_progress, point.name, index))
-        _free_memory()
+        free_memory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +201,11 @@ class _Point:
         """Run the lanes of the point in turn."""
         static = () if self.loaded.is_nobody else self.sweep.draft_tokens
         counts: list[int | None] = [0, *static, None]
-        lanes = [self._lane(count) for count in counts]
+        longest = self.workload.longest_prompt + self.sweep.longest_answer
+        lanes = [
+            lane_for(self.loaded, count, concurrency=self.concurrency, longest=longest)
+            for count in counts
+        ]
         run_side_by_side(
             lanes,
             endless_chat(self.workload.prompts, self.temperature, self.sweep.max_tokens),
@@ -225,15 +214,6 @@ class _Point:
             on_progress=on_progress,
         )
         return [self._read(lane, lanes[0], k) for lane, k in zip(lanes, counts, strict=True)]
-
-    def _lane(self, draft_tokens: int | None) -> Lane:
-        longest = self.workload.longest_prompt + self.sweep.longest_answer
-        models = self.loaded.models
-        config = _bounded(self.loaded.config, models, longest, self.concurrency)
-        draft = config.speculation.draft
-        return make_lane(
-            lane_name(draft_tokens), config, models, draft, draft_tokens, self.concurrency
-        )
 
     def _read(self, lane: Lane, off: Lane, draft_tokens: int | None) -> Measurement:
         num_parts, stats = self.sweep.num_parts, lane.speculation
@@ -261,21 +241,6 @@ class _Point:
         )
 
 
-def _bounded(
-    config: EngineConfig, models: ModelPair, longest: int, concurrency: int
-) -> EngineConfig:
-    """Give a lane the KV cache that its requests need, as many engines share the memory.
-
-    Every prompt is computed anew: with few prompts in turn a prefix cache would find them all.
-    """
-    size = config.cache.block_size
-    blocks = (-(-longest // size) + 1) * concurrency + 1
-    loaded = [model for model in (models.target, models.draft) if model is not None]
-    block_bytes = sum(bytes_per_block(m.layers, size, m.dtype) for m in loaded)
-    cache = replace(config.cache, kv_cache_memory=str(blocks * block_bytes), prefix_caching=False)
-    return replace(config, cache=cache, model=replace(config.model, max_model_len=longest))
-
-
 def _rates(lane: Lane, num_parts: int) -> list[float]:
     places = [lane.num_tokens * part // num_parts for part in range(num_parts + 1)]
     return [
@@ -288,12 +253,6 @@ def _tell(on_progress: OnProgress, point: str, num_done: int, share: float) -> N
     on_progress(point, num_done + share)
 
 
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def _check_values(name: str, values: Sequence[float], low: float) -> None:
     if not values and name != "draft-tokens":
         raise ConfigError(f"{name}: give at least one number.")
@@ -302,11 +261,3 @@ def _check_values(name: str, values: Sequence[float], low: float) -> None:
             raise ConfigError(f"{name}: {value:g} is below {low:g}.")
     if len(set(values)) < len(values):
         raise ConfigError(f"{name}: a number stands twice.")
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value

@@ -96,7 +96,11 @@ def _add_load_flags(group: Any, defaults: SweepDefaults) -> None:
     group.add_argument(
         "--parts", type=int, default=5, help="parts of the tokens, for the spread (default: 5)"
     )
-    # Where the corpora of the demo pair lie; of no use to anybody else.
+    add_data_flag(group)
+
+
+def add_data_flag(group: Any) -> None:
+    """Add where the corpora of the demo pair lie; of no use to anybody else."""
     group.add_argument("--data-dir", type=Path, default=SHARED / "data", help=argparse.SUPPRESS)
 
 
@@ -107,9 +111,9 @@ def sweep_from_args(args: argparse.Namespace) -> Sweep:
         ConfigError: a value that is no number, or cannot be measured.
     """
     return Sweep(
-        draft_tokens=_numbers("draft-tokens", args.draft_tokens, int),
-        concurrencies=tuple(sorted(_numbers("concurrency", args.concurrency, int))),
-        temperatures=_numbers("temperatures", args.temperatures, float),
+        draft_tokens=numbers("draft-tokens", args.draft_tokens, int),
+        concurrencies=tuple(sorted(numbers("concurrency", args.concurrency, int))),
+        temperatures=numbers("temperatures", args.temperatures, float),
         max_tokens=args.max_tokens,
         num_tokens=args.tokens,
         num_warm_up_tokens=args.warm_up_tokens,
@@ -172,7 +176,12 @@ def _workload_names(args: argparse.Namespace) -> list[str]:
     return list(dict.fromkeys(name.strip() for name in args.workload.split(",")))
 
 
-def _numbers(name: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+def numbers(name: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    """Read a flag's numbers with commas between.
+
+    Raises:
+        ConfigError: something else.
+    """
     try:
         return tuple(kind(word) for word in text.split(",") if text.strip())
     except ValueError:

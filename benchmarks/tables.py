@@ -1,9 +1,10 @@
-"""Draws what a sweep measured as tables: one pair for each workload, temperature and drafter."""
+"""Draws measurements as tables; of a sweep, a pair for each workload, temperature and drafter."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Protocol, TypeVar
 
 from rich.table import Table
 
@@ -21,6 +22,36 @@ def tables_of(measurements: Sequence[Measurement]) -> Iterator[Table]:
         yield _table(speed, lanes, _speed)
         inside = f"{where}: tau | S/tau | accepted"
         yield _table(inside, [m for m in lanes if m.draft_tokens != 0], _inside, with_equal=True)
+
+
+class AtLoad(Protocol):
+    """What was measured at one temperature and load."""
+
+    @property
+    def temperature(self) -> float:
+        """Of all requests."""
+        ...
+
+    @property
+    def concurrency(self) -> int:
+        """Requests in flight."""
+        ...
+
+
+Row = TypeVar("Row", bound=AtLoad)
+
+
+def table_by_load(
+    title: str, rows: Sequence[Row], cells: Mapping[str, Callable[[Row], str]]
+) -> Table:
+    """Give a table with a column for each temperature and load, and a line for each quantity."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("T, requests at once")
+    for row in rows:
+        table.add_column(f"{row.temperature:g}, {row.concurrency}", justify="right")
+    for name, cell in cells.items():
+        table.add_row(name, *map(cell, rows))
+    return table
 
 
 def _where(m: Measurement) -> tuple[str, float, str]:

@@ -16,10 +16,10 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.drafters import Drafter
+from benchmarks.lanes import lane_name
 from benchmarks.measured import Measured, measure
 from benchmarks.recommendation import mean_speed_ups
 from benchmarks.report import machine_in_words
-from benchmarks.sweep import lane_name
 from benchmarks.sweep_flags import SweepDefaults, add_sweep_flags
 from benchmarks.tables import tables_of
 from engine.config import EngineConfig

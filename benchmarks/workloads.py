@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +71,20 @@ def built_in_workload(name: str, tokenizer: PromptTokenizer, data_dir: Path) -> 
     else:
         openings = [[{"role": "user", "content": text}] for text in COPY_REQUESTS]
         source = "built-in requests to edit a text"
-    render = _as_chat if tokenizer.has_chat_template else _as_text
-    prompts = [render(tokenizer, opening) for opening in openings]
+    prompts = render_openings(tokenizer, openings)
     return Workload(name, f"{len(prompts)} {source}", prompts)
+
+
+def render_openings(
+    tokenizer: PromptTokenizer, openings: Iterable[list[dict[str, str]]]
+) -> list[list[int]]:
+    """Turn openings into prompts: as chats, or as texts where the model knows no chats.
+
+    Raises:
+        InvalidRequestError: the model has no tokenizer.
+    """
+    render = _as_chat if tokenizer.has_chat_template else _as_text
+    return [render(tokenizer, opening) for opening in openings]
 
 
 def _as_chat(tokenizer: PromptTokenizer, opening: list[dict[str, str]]) -> list[int]:
@@ -90,6 +101,18 @@ def chat_openings(data_dir: Path, count: int) -> list[list[dict[str, str]]]:
     if (data_dir / _DIALOGUES).is_file():
         return held_out_dialogues(data_dir, count)
     texts = [BUILT_IN[index % len(BUILT_IN)] for index in range(count)]
+    return [[{"role": "user", "content": text}] for text in texts]
+
+
+def distinct_openings(data_dir: Path, count: int) -> list[list[dict[str, str]]]:
+    """Give openings of which no two are alike, at most `count`.
+
+    Where the corpus is not there, they are the built-in ones, alone and in pairs.
+    """
+    if (data_dir / _DIALOGUES).is_file():
+        return held_out_dialogues(data_dir, count)
+    pairs = (f"{first} {second}" for first, second in permutations(BUILT_IN, 2))
+    texts = islice((*BUILT_IN, *pairs), count)
     return [[{"role": "user", "content": text}] for text in texts]
 
 

@@ -6,7 +6,7 @@ and of which process it runs in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import torch
@@ -164,6 +164,20 @@ class EngineCore:
         deltas = self._update(scheduled, output)
         self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
         return deltas
+
+    def change_synthetic_acceptance(self, rates: Sequence[float]) -> None:
+        """Let dice accept at other rates from the next step on, where they accept already.
+
+        Raises:
+            ConfigError: drafts are verified, or there are no rates.
+        """
+        synthetic = self._speculation.synthetic
+        if synthetic is None or not rates:
+            raise ConfigError(
+                "synthetic_acceptance: rates can change where the engine started with some; "
+                "give --synthetic-acceptance, and at least one rate."
+            )
+        synthetic.rates = rates
 
     def stats(self) -> EngineStats:
         """Take a snapshot of the engine's counters."""

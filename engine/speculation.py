@@ -53,6 +53,7 @@ class Speculation:
         draft_follows: whether it has keys and values of its own in the shared blocks.
         draft_max_len: positions of these blocks that it knows; None = all.
         proposer: drafts in each step.
+        synthetic: the dice that stand in the verifier's place; None = drafts are verified.
         verify: says what each step emits.
         planner: decides each step's drafts; None when speculation is off.
         costs: of passes, where they decide about drafts.
@@ -73,7 +74,7 @@ class Speculation:
             models.draft.max_model_len if models.draft and self.draft_follows else None
         )
         config.speculation.check_acceptance()
-        synthetic = _synthetic(config)
+        self.synthetic = synthetic = _synthetic(config)
         self.verify: Verifier = _verify if synthetic is None else synthetic.verify
         self._hindsight = count_equal if synthetic is None else synthetic.hindsight
         self._known = KnownTokens(config.speculation, forced_tokens)

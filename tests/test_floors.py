@@ -88,6 +88,7 @@ MEASURES_THE_SERVER = {"benchmarks.structured_output"}
 TRANSFORMERS_ROOMS = {
     "benchmarks.acceptance",
     "benchmarks.exactness",
+    "benchmarks.random_draft",
     "engine.model",
     "engine.token_bytes",
     "engine.tokenization",
@@ -241,7 +242,9 @@ def test_low_floors_start_without_torch() -> None:
 
 
 def test_offline_engine_starts_without_the_server_libraries() -> None:
-    code = "from engine import LLM, SamplingParams\nimport benchmarks.speculation"
+    programs = ("speculation", "useless_draft", "drift", "agent_traffic", "controller_cost")
+    measuring = "".join(f"\nimport benchmarks.{name}" for name in programs)
+    code = f"from engine import LLM, SamplingParams{measuring}"
     run_blocked(code, blocked=NOT_FOR_OFFLINE_USE)
 
 

@@ -27,11 +27,14 @@ class SyntheticAcceptance:
     Args:
         rates: for each place in a draft, the chance that it is accepted if all before it were; the
             last holds for all places beyond.
+
+    Attributes:
+        rates: the same; they may change between steps.
     """
 
     def __init__(self, rates: Sequence[float]) -> None:
         assert rates, "without rates, drafts are verified"
-        self._rates = rates
+        self.rates = rates
 
     def verify(
         self,
@@ -66,9 +69,9 @@ class SyntheticAcceptance:
         return self._num_accepted(request, start, len(token_ids))
 
     def _num_accepted(self, request: Request, start: int, num_drafts: int) -> int:
-        last = len(self._rates) - 1
+        last = len(self.rates) - 1
         for place in range(num_drafts):
-            if _draw(request, start + place) >= self._rates[min(place, last)]:
+            if _draw(request, start + place) >= self.rates[min(place, last)]:
                 return place
         return num_drafts
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.byte_tokenizer import byte_tokenizer
 from tests.tiny_models import random_prompts, tiny_llama
 
 FLAGS = [
@@ -25,6 +26,18 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [json.dumps({"prompt_token_ids": prompt}) for prompt in random_prompts(3)]
     (top / "prompts.jsonl").write_text("\n".join(lines) + "\n")
     return top
+
+
+@pytest.fixture(scope="session")
+def chat_pair(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words that name a tiny target and draft that know chats, and where no corpus is."""
+    top = tmp_path_factory.mktemp("chat-pair")
+    tokenizer = byte_tokenizer()
+    for seed, (name, layers) in enumerate((("target", 2), ("draft", 1)), start=1):
+        tiny_llama(seed, layers=layers, vocab=len(tokenizer)).save_pretrained(top / name)
+        tokenizer.save_pretrained(top / name)
+    words = [str(top / "target"), "--draft", str(top / "draft"), "--threads", "1"]
+    return [*words, "--data-dir", str(top)]
 
 
 @pytest.fixture

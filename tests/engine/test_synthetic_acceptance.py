@@ -250,6 +250,23 @@ def test_auto_accepts_by_the_draws_too() -> None:
     assert counts.num_accepted_tokens == counts.num_draft_tokens > 0
 
 
+def test_rates_may_change_between_steps() -> None:
+    core = synthetic_core("1")
+    generate(core, PROMPTS, greedy(NUM_TOKENS))
+    before = core.stats().speculation.num_accepted_tokens
+    assert before == core.stats().speculation.num_draft_tokens
+    core.change_synthetic_acceptance([0.0])
+    generate(core, PROMPTS, greedy(NUM_TOKENS))
+    assert core.stats().speculation.num_accepted_tokens == before
+
+
+@pytest.mark.parametrize(("rates", "changed"), [("1", []), (None, [0.5])])
+def test_rates_change_only_where_there_are_some(rates: str | None, changed: list[float]) -> None:
+    core = make_core(tiny_llama(), tiny_llama(1), synthetic_acceptance=rates)
+    with pytest.raises(ConfigError, match="synthetic_acceptance: rates can change"):
+        core.change_synthetic_acceptance(changed)
+
+
 def test_hindsight_asks_the_draws_and_not_the_text() -> None:
     asked = request(num_tokens=3)
     asked.append([7, 8, 9])
