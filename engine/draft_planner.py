@@ -56,7 +56,14 @@ class DraftPlan:
 
 
 class DraftPlanner(Protocol):
-    """Decides the drafts of a step."""
+    """Decides the drafts of a step.
+
+    Attributes:
+        draft_rests: whether a draft model was given up, so that it need not follow the prompts.
+    """
+
+    @property
+    def draft_rests(self) -> bool: ...
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Give one plan per request, each within its room."""
@@ -74,6 +81,11 @@ class FixedPlanner:
     def __init__(self, known_drafts: KnownDrafts | None, num_model_tokens: int) -> None:
         self._known_drafts = known_drafts
         self._num_model_tokens = num_model_tokens
+
+    @property
+    def draft_rests(self) -> bool:
+        """Never: who drafts is fixed."""
+        return False
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `DraftPlanner.plan`."""

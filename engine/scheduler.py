@@ -176,6 +176,10 @@ class Scheduler:
             if is_decoding and step.budget > 0 and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
+    @property
+    def _draft_rests(self) -> bool:
+        return self._draft_follows and self._planner is not None and self._planner.draft_rests
+
     def _draft_running(self, step: _Step) -> None:
         if self._planner is None:
             return
@@ -195,6 +199,7 @@ class Scheduler:
         if not self.kv.allocate_slots(request, request.num_tokens + plan.num_tokens):
             return 0
         if plan.known is None:
+            share.draft_rests = False
             share.num_catch_up_tokens = step.take(min(self._draft_lag(request), budget))
             budget -= share.num_catch_up_tokens
             if share.num_catch_up_tokens < self._draft_lag(request):
@@ -230,14 +235,16 @@ class Scheduler:
         if request.num_cached_tokens is None:
             request.num_cached_tokens = num_cached_tokens
         request.num_computed_tokens = num_cached_tokens
-        request.num_draft_computed_tokens = min(num_cached_tokens, self._draft_max_len)
+        num_drafted = self.kv.num_draft_cached_tokens(request)
+        request.num_draft_computed_tokens = min(num_drafted, self._draft_max_len)
         request.status = RequestStatus.RUNNING
         self._waiting.discard(request)
         self._running.add(request)
         return True
 
     def _prefill(self, request: Request, step: _Step) -> None:
-        num_catch_up_tokens = step.take(min(self._draft_lag(request), step.budget - 1))
+        lag = 0 if self._draft_rests else self._draft_lag(request)
+        num_catch_up_tokens = step.take(min(lag, step.budget - 1))
         self._give(request, step, num_catch_up_tokens)
 
     def _give(self, request: Request, step: _Step, num_catch_up_tokens: int) -> None:
@@ -252,6 +259,7 @@ class Scheduler:
             num_catch_up_tokens=num_catch_up_tokens,
             block_ids=self.kv.block_ids(request),
             wants_prompt_logprobs=wants_prompt_logprobs,
+            draft_rests=self._draft_rests,
         )
 
     def _make_room(self, request: Request, step: _Step) -> bool:
@@ -322,7 +330,10 @@ class Scheduler:
         request.num_draft_computed_tokens = min(
             outcome.num_draft_computed_tokens, request.num_computed_tokens, self._draft_max_len
         )
-        self.kv.publish(request, self._num_publishable_tokens(request))
+        num_drafted = self._num_drafted_tokens(request)
+        # What a resting draft lacks must not keep others from what the target has computed.
+        num_tokens = request.num_computed_tokens if share.draft_rests else num_drafted
+        self.kv.publish(request, num_tokens, num_drafted)
         self._outbox.say_outcome(share, outcome, taken, prompt_logprobs)
         if request.is_finished:
             self._retire(request)
@@ -330,7 +341,8 @@ class Scheduler:
             self.kv.trim(request, request.num_tokens)
             self._fail_if_too_long(request)
 
-    def _num_publishable_tokens(self, request: Request) -> int:
+    def _num_drafted_tokens(self, request: Request) -> int:
+        """Count tokens that both models have computed, as far as the draft can."""
         num_draft = request.num_draft_computed_tokens
         if not self._draft_follows or num_draft >= self._draft_max_len:
             return request.num_computed_tokens

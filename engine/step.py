@@ -57,6 +57,7 @@ class ScheduledRequest:
         known_draft: the drafts, where no model has to propose them.
         wants_prompt_logprobs: the log probabilities of the next prompt tokens are wanted for each
             known token of the share.
+        draft_rests: whether the draft leaves the share's tokens for later.
     """
 
     request: Request
@@ -66,6 +67,7 @@ class ScheduledRequest:
     block_ids: list[int]
     known_draft: KnownDraft | None = None
     wants_prompt_logprobs: bool = False
+    draft_rests: bool = False
 
     @property
     def drafter(self) -> str:

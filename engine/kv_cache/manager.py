@@ -1,8 +1,9 @@
 """Gives requests their blocks; knows tables, prefix hits and what may be shared, no tensors.
 
 Target and draft share one table: a block id addresses both models' keys and values, so a hit,
-a preemption and an eviction cover both, and there is one budget. When to admit, publish or
-preempt is the scheduler's business.
+a preemption and an eviction cover both, and there is one budget. Blocks that were filled while the
+draft rested are remembered as such, so that nobody takes its part of them for computed. When to
+admit, publish or preempt is the scheduler's business.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class _Holding:
         chain: hashes of the request's full blocks.
         block_ids: its table, empty while it waits.
         num_published: leading blocks that were found or have been published.
+        num_drafted: leading blocks that hold the draft's keys and values too.
         awaited: the hash whose block somebody else was computing when last asked.
         expected_from, expected_until: range of its blocks that others are told to wait for.
     """
@@ -29,6 +31,7 @@ class _Holding:
     chain: HashChain
     block_ids: list[int] = field(default_factory=list)
     num_published: int = 0
+    num_drafted: int = 0
     awaited: bytes | None = None
     expected_from: int = 0
     expected_until: int = 0
@@ -55,6 +58,7 @@ class KVCacheManager:
         self._pool = BlockPool(num_blocks)
         self._prefixes = PrefixCache()
         self._holdings: dict[str, _Holding] = {}
+        self._drafted: set[int] = set()
 
     @property
     def num_blocks(self) -> int:
@@ -100,6 +104,10 @@ class KVCacheManager:
             self._pool.share(block_id)
         holding.block_ids = found
         holding.num_published = len(found)
+        holding.num_drafted = next(
+            (place for place, block_id in enumerate(found) if block_id not in self._drafted),
+            len(found),
+        )
         is_allocated = self._grow(holding, num_new)
         assert is_allocated, "free blocks were counted wrongly"
         self._expect(request, holding)
@@ -108,6 +116,10 @@ class KVCacheManager:
             self.num_prefix_query_tokens += request.num_tokens
             self.num_prefix_hit_tokens += num_cached_tokens
         return num_cached_tokens
+
+    def num_draft_cached_tokens(self, request: Request) -> int:
+        """Count leading tokens whose keys and values of the draft were found at admission."""
+        return self._holding(request).num_drafted * self.block_size
 
     def is_prefix_pending(self, request: Request) -> bool:
         """Whether a running request is computing the first block that this one would miss.
@@ -133,10 +145,13 @@ class KVCacheManager:
         num_new = self._num_blocks_for(num_tokens_total) - len(holding.block_ids)
         return self._grow(holding, max(num_new, 0))
 
-    def publish(self, request: Request, num_tokens: int) -> None:
+    def publish(self, request: Request, num_tokens: int, num_drafted: int | None = None) -> None:
         """Make the full blocks among the first `num_tokens` findable.
 
-        All of them must be accepted tokens, computed by every model that uses the table.
+        Args:
+            request: whose.
+            num_tokens: accepted tokens, computed by the target.
+            num_drafted: of these, computed by the draft too; None = all.
         """
         if not self.prefix_caching:
             return
@@ -147,6 +162,9 @@ class KVCacheManager:
             hash_ = holding.chain.at(index, request.token_ids)
             self._prefixes.publish(hash_, holding.block_ids[index])
         holding.num_published = max(holding.num_published, num_full)
+        num_drafted = num_full if num_drafted is None else num_drafted // self.block_size
+        self._drafted.update(holding.block_ids[holding.num_drafted : num_drafted])
+        holding.num_drafted = max(holding.num_drafted, num_drafted)
         self._unexpect(request, holding, request.num_computed_tokens // self.block_size)
 
     def trim(self, request: Request, num_tokens: int) -> None:
@@ -208,6 +226,7 @@ class KVCacheManager:
             return False
         for block_id in block_ids:
             self._prefixes.forget(block_id)
+            self._drafted.discard(block_id)
         holding.block_ids.extend(block_ids)
         return True
 

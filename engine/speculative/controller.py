@@ -37,6 +37,9 @@ _Kind = tuple[bool, bool]
 """Whether a request is greedy, and whether the last draft of it was rejected: what follows upon a
 rejection is as hard to guess as what led to it."""
 
+_Outcome = tuple[ScheduledRequest, RequestOutcome]
+
+_MOST_OBSERVED = 8
 # A lagging draft's catch-up is paid back over about so many passes.
 _CATCH_UP_PASSES = 16
 # Tokens that a pass of one request takes in for the price of one.
@@ -98,7 +101,13 @@ class Controller:
         self._drafts: bool | None = None
         self._num_held_steps = 0
         self._was_said = False
+        self._num_observed = 0
         self.estimated_speedup = 1.0
+
+    @property
+    def draft_rests(self) -> bool:
+        """See `engine.draft_planner.DraftPlanner`."""
+        return self._probes.has_given_up
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
@@ -125,22 +134,20 @@ class Controller:
         target_seconds: float,
     ) -> None:
         """Learn from a step: what was accepted, and what it took."""
-        for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
-            num_drafts, num_accepted = outcome.num_draft_tokens, outcome.num_accepted_tokens
-            request, known = share.request, share.known_draft
-            if known is not None:
-                self._claims.observe(known, num_drafts, num_accepted)
-            elif num_drafts or (share.num_draft_tokens and self._has_gate):
-                end = ChainEnd(
-                    share.num_draft_tokens, self._num_drafted(share, outcome), num_drafts
-                )
-                self._models[self._kind(request)].observe(request.request_id, end, num_accepted)
-                self.gate.observe(request, num_drafts, num_accepted)
-                if num_accepted < num_drafts:
-                    self._rejected.add(request.request_id)
-                else:
-                    self._rejected.discard(request.request_id)
-        self._observe_costs(scheduled, output, draft_seconds, target_seconds)
+        pairs = list(zip(scheduled.scheduled, output.outcomes, strict=True))
+        drafted = [pair for pair in pairs if pair[0].num_draft_tokens]
+        # Of a large batch a part says enough, and another part each time.
+        self._num_observed += 1
+        every = -(-len(drafted) // _MOST_OBSERVED)
+        for place, (share, outcome) in enumerate(drafted):
+            if (place + self._num_observed) % every == 0:
+                self._observe_drafts(share, outcome)
+            if outcome.num_accepted_tokens < outcome.num_draft_tokens:
+                self._rejected.add(share.request.request_id)
+            else:
+                self._rejected.discard(share.request.request_id)
+        if drafted or self._num_observed % _HOLD_STEPS == 0:
+            self._observe_costs(pairs, draft_seconds, target_seconds)
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
@@ -150,10 +157,18 @@ class Controller:
         self._claims.evict(ended)
         self._rejected.difference_update(ended)
 
+    def _observe_drafts(self, share: ScheduledRequest, outcome: RequestOutcome) -> None:
+        num_drafts, num_accepted = outcome.num_draft_tokens, outcome.num_accepted_tokens
+        request = share.request
+        if share.known_draft is not None:
+            self._claims.observe(share.known_draft, num_drafts, num_accepted)
+        elif num_drafts or self._has_gate:
+            end = ChainEnd(share.num_draft_tokens, self._num_drafted(share, outcome), num_drafts)
+            self._models[self._kind(request)].observe(request.request_id, end, num_accepted)
+            self.gate.observe(request, num_drafts, num_accepted)
+
     def _num_drafted(self, share: ScheduledRequest, outcome: RequestOutcome) -> int:
         """Give a chain's length, what its gate dropped included."""
-        if not share.num_draft_tokens:
-            return 0
         return max(outcome.num_draft_tokens, self.gate.num_drafted(share.request))
 
     def _said(self, room: DraftRoom) -> list[KnownDraft]:
@@ -277,24 +292,19 @@ class Controller:
         return DraftPlan(None, min(room.num_model_tokens, self._max_model_tokens))
 
     def _observe_costs(
-        self,
-        scheduled: SchedulerOutput,
-        output: ModelOutput,
-        draft_seconds: float,
-        target_seconds: float,
+        self, pairs: Sequence[_Outcome], draft_seconds: float, target_seconds: float
     ) -> None:
-        shares = scheduled.scheduled
         lengths = [
             self._num_drafted(share, outcome)
-            for share, outcome in zip(shares, output.outcomes, strict=True)
-            if share.known_draft is None
+            for share, outcome in pairs
+            if share.known_draft is None and share.num_draft_tokens
         ]
         if self._expected_pass_seconds and any(lengths):
             self._prices.observe_plan(self._expected_pass_seconds, lengths)
-        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share in shares):
+        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share, _ in pairs):
             return
-        num_rows = len(shares) + sum(outcome.num_draft_tokens for outcome in output.outcomes)
-        self._prices.observe(len(shares), num_rows, lengths, draft_seconds, target_seconds)
+        num_rows = len(pairs) + sum(outcome.num_draft_tokens for _, outcome in pairs)
+        self._prices.observe(len(pairs), num_rows, lengths, draft_seconds, target_seconds)
 
 
 def _known_slots(group: int, known: Weighed) -> list[Slot]:

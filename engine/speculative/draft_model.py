@@ -62,7 +62,7 @@ class DraftModelProposer:
         end = start + share.num_catch_up_tokens
         # A lone token that nothing is drafted from can wait: it is caught up when it is needed.
         is_idle = share.num_tokens == 1 and share.num_draft_tokens == 0
-        if share.is_draft_current and not is_idle:
+        if share.is_draft_current and not is_idle and not share.draft_rests:
             end += share.num_tokens
         end = max(start, min(end, self._max_len))
         num_logits = 1 if share.num_draft_tokens else 0

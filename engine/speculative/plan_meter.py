@@ -34,6 +34,11 @@ class PlanMeter:
         self._watch = watch
         self._last = Planning()
 
+    @property
+    def draft_rests(self) -> bool:
+        """See `engine.draft_planner.DraftPlanner`."""
+        return self._planner.draft_rests
+
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
         started = time.perf_counter()

@@ -57,6 +57,11 @@ class Probes:
         self._num_left = 0
         self._num_drafting_steps = 0
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether a try of the model has come to nothing since it last drafted."""
+        return self._pause_steps > _FIRST_PAUSE_STEPS
+
     def add_to(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
         """Change some of a step's plans, now and then."""
         if self._num_free or self._num_gated:

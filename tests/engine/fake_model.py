@@ -11,7 +11,7 @@ import random
 from dataclasses import dataclass, field
 
 from engine.config import SchedulerConfig
-from engine.draft_planner import FixedPlanner
+from engine.draft_planner import DraftPlanner, FixedPlanner
 from engine.kv_cache.manager import KVCacheManager
 from engine.request import Request, RequestDelta
 from engine.sampling_params import SamplingParams
@@ -36,12 +36,13 @@ def make_scheduler(
     max_model_len: int = 200,
     draft_max_len: int | None = None,
     known_drafts: KnownDrafts | None = None,
+    planner: DraftPlanner | None = None,
 ) -> Scheduler:
     """Make a scheduler over a pool of its own."""
     return Scheduler(
         SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens),
         KVCacheManager(num_blocks, BLOCK_SIZE),
-        planner=FixedPlanner(known_drafts, num_draft_tokens),
+        planner=planner or FixedPlanner(known_drafts, num_draft_tokens),
         draft_follows=has_draft and num_draft_tokens > 0,
         max_model_len=max_model_len,
         draft_max_len=draft_max_len,
@@ -165,7 +166,9 @@ class FakeModel:
         request = share.request
         start = request.num_draft_computed_tokens
         end = start + share.num_catch_up_tokens
-        if share.is_draft_current:
+        if share.draft_rests:
+            assert not num_drafts, "a draft that rests drafts nothing"
+        elif share.is_draft_current:
             end += share.num_tokens + max(0, num_drafts - 1)
             assert num_drafts == 0 or end <= self.draft_max_len, "the draft knows no such position"
         else:

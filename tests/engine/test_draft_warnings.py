@@ -122,6 +122,8 @@ def test_drafts_that_can_be_used_are_no_warning(caplog: pytest.LogCaptureFixture
 class Acceptable:
     """Plans drafts in some steps, of a model or known ones."""
 
+    draft_rests = False
+
     def __init__(self, every: int, known: KnownDraft | None = None) -> None:
         self._every = every
         self._known = known

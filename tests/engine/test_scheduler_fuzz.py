@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
 
 from engine.config import SchedulerConfig
-from engine.draft_planner import FixedPlanner
+from engine.draft_planner import DraftPlan, DraftRoom, FixedPlanner
 from engine.kv_cache.manager import KVCacheManager
 from engine.request import FinishReason, Request, RequestDelta
 from engine.scheduler import Scheduler
@@ -31,6 +32,23 @@ class FakeClock:
 
 
 @dataclass
+class MoodyPlanner:
+    """Gives the model up for a while and comes back, as a controller may."""
+
+    num_draft_tokens: int
+    rng: random.Random
+    draft_rests: bool = False
+
+    def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
+        if self.rng.random() < 0.05:
+            self.draft_rests = not self.draft_rests
+        is_tried = self.rng.random() < 0.1
+        if self.draft_rests and not is_tried:
+            return [DraftPlan()] * len(rooms)
+        return [DraftPlan(None, min(self.num_draft_tokens, r.num_model_tokens)) for r in rooms]
+
+
+@dataclass
 class Traffic:
     """Random callers of one scheduler, and what they were told."""
 
@@ -39,6 +57,7 @@ class Traffic:
     has_draft: bool
     draft_max_len: int | None = None
     prefix_caching: bool = True
+    is_moody: bool = False
     requests: list[Request] = field(default_factory=list)
     deltas: dict[str, list[RequestDelta]] = field(default_factory=dict)
     born: dict[str, int] = field(default_factory=dict)
@@ -52,7 +71,11 @@ class Traffic:
         self.scheduler = Scheduler(
             SchedulerConfig(max_num_seqs=6, max_num_batched_tokens=24, priority_ageing_s=10.0),
             self.kv,
-            planner=FixedPlanner(None, self.num_draft_tokens),
+            planner=(
+                MoodyPlanner(self.num_draft_tokens, self.rng)
+                if self.is_moody
+                else FixedPlanner(None, self.num_draft_tokens)
+            ),
             draft_follows=self.has_draft and self.num_draft_tokens > 0,
             max_model_len=MAX_MODEL_LEN,
             draft_max_len=self.draft_max_len,
@@ -143,19 +166,18 @@ class Traffic:
 
 
 @pytest.mark.parametrize(
-    ("num_draft_tokens", "has_draft", "draft_max_len", "prefix_caching"),
+    "traffic",
     [
-        pytest.param(0, False, None, True, id="plain"),
-        pytest.param(3, False, None, True, id="drafts_without_a_model"),
-        pytest.param(4, True, None, True, id="draft_model"),
-        pytest.param(4, True, 20, True, id="short_draft_model"),
-        pytest.param(2, True, None, False, id="without_prefix_cache"),
+        pytest.param(Traffic(7, 0, False), id="plain"),
+        pytest.param(Traffic(7, 3, False), id="drafts_without_a_model"),
+        pytest.param(Traffic(7, 4, True), id="draft_model"),
+        pytest.param(Traffic(7, 4, True, 20), id="short_draft_model"),
+        pytest.param(Traffic(7, 2, True, prefix_caching=False), id="without_prefix_cache"),
+        pytest.param(Traffic(7, 4, True, is_moody=True), id="draft_that_rests"),
+        pytest.param(Traffic(8, 4, True, 20, is_moody=True), id="short_draft_that_rests"),
     ],
 )
-def test_random_traffic_leaks_nothing_and_starves_nobody(
-    num_draft_tokens: int, has_draft: bool, draft_max_len: int | None, prefix_caching: bool
-) -> None:
-    traffic = Traffic(7, num_draft_tokens, has_draft, draft_max_len, prefix_caching)
+def test_random_traffic_leaks_nothing_and_starves_nobody(traffic: Traffic) -> None:
     for _ in range(NUM_ACTIONS):
         traffic.act()
     while traffic.scheduler.has_unfinished:

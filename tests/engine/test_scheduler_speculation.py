@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from engine.draft_planner import DraftPlan, DraftRoom
 from engine.request import DRAFT_MODEL, FinishReason, TokenLogprobs
 from engine.step import ModelOutput, RequestOutcome
 from tests.doubles import count_speculation
@@ -139,6 +142,41 @@ def test_a_block_that_the_draft_has_not_computed_is_not_published() -> None:
     scheduler.add(late)
     scheduler.schedule()
     assert late.num_cached_tokens == BLOCK_SIZE
+
+
+class RestingPlanner:
+    """A controller that gave its model up, until it is told to draft."""
+
+    num_draft_tokens = 0
+
+    @property
+    def draft_rests(self) -> bool:
+        return self.num_draft_tokens == 0
+
+    def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
+        return [DraftPlan(None, self.num_draft_tokens) for _ in rooms]
+
+
+def test_what_the_target_computed_while_the_draft_rested_is_found_and_caught_up() -> None:
+    planner = RestingPlanner()
+    scheduler = make_scheduler(num_draft_tokens=3, has_draft=True, planner=planner)
+    model = FakeModel(BLOCK_SIZE, has_draft=True, acceptance=1.0)
+    prompt = list(range(50, 63))
+    scheduler.add(make_request("a", prompt))
+    run_to_end(scheduler, model)
+    late = make_request("b", prompt, max_tokens=12)
+    scheduler.add(late)
+    run_step(scheduler, model)
+    assert (late.num_cached_tokens, late.num_draft_computed_tokens) == (12, 0)
+    planner.num_draft_tokens = 3
+    (share,) = (output := scheduler.schedule()).scheduled
+    assert (share.num_catch_up_tokens, share.num_draft_tokens) == (13, 3)
+    scheduler.update(output, model.run(output))
+    run_to_end(scheduler, model)
+    last = make_request("c", prompt)
+    scheduler.add(last)
+    run_step(scheduler, model)
+    assert (last.num_cached_tokens, last.num_draft_computed_tokens) == (12, 13)
 
 
 def test_a_prefix_longer_than_the_draft_is_published_once_the_draft_is_full() -> None:
