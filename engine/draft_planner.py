@@ -65,6 +65,10 @@ class DraftPlanner(Protocol):
     @property
     def draft_rests(self) -> bool: ...
 
+    def wakes(self) -> bool:
+        """Whether this step is to be planned; asked once per step. If not, nobody drafts."""
+        ...
+
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Give one plan per request, each within its room."""
         ...
@@ -86,6 +90,10 @@ class FixedPlanner:
     def draft_rests(self) -> bool:
         """Never: who drafts is fixed."""
         return False
+
+    def wakes(self) -> bool:
+        """Always; see `DraftPlanner.wakes`."""
+        return True
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `DraftPlanner.plan`."""

@@ -181,7 +181,7 @@ class Scheduler:
         return self._draft_follows and self._planner is not None and self._planner.draft_rests
 
     def _draft_running(self, step: _Step) -> None:
-        if self._planner is None:
+        if self._planner is None or not self._planner.wakes():
             return
         # A prompt that can be computed now comes before any draft.
         budget = step.budget - self._num_prompt_tokens_wanted(step.budget)

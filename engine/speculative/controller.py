@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS, DraftPlan, DraftRoom
 from engine.request import Request
@@ -46,6 +45,9 @@ _CATCH_UP_PASSES = 16
 _TOKENS_PER_PASS = 16
 # Where nobody knows anything of the text, what was decided for all holds for so many steps.
 _HOLD_STEPS = 4
+# Where nothing was drafted nor known for a while, only every so many steps are planned.
+_SLEEP_STEPS = 4
+_SLEEP_AFTER_STEPS = 32
 
 
 @dataclass(slots=True)
@@ -89,7 +91,10 @@ class Controller:
         self._known_drafts = known_drafts
         self._max_model_tokens = max_model_tokens if costs.draft is not None else 0
         self._models = {
-            kind: ModelSurvival(max_model_tokens) for kind in product((False, True), repeat=2)
+            (is_greedy, is_rejected): ModelSurvival(max_model_tokens, wider=both)
+            for is_greedy in (False, True)
+            for both in [ModelSurvival(max_model_tokens)]
+            for is_rejected in (False, True)
         }
         self._rejected: set[str] = set()
         self.gate = MarginGate()
@@ -100,7 +105,9 @@ class Controller:
         self._expected_pass_seconds = 0.0
         self._drafts: bool | None = None
         self._num_held_steps = 0
-        self._was_said = False
+        self._is_awake = True
+        self._num_silent_steps = 0
+        self._num_slept_steps = 0
         self._num_observed = 0
         self.estimated_speedup = 1.0
 
@@ -108,6 +115,18 @@ class Controller:
     def draft_rests(self) -> bool:
         """See `engine.draft_planner.DraftPlanner`."""
         return self._probes.has_given_up
+
+    def wakes(self) -> bool:
+        """See `engine.draft_planner.DraftPlanner.wakes`."""
+        self._is_awake = True
+        probes = self._probes
+        is_silent = self._num_silent_steps >= _SLEEP_AFTER_STEPS
+        if is_silent and probes.has_given_up and not probes.is_trying:
+            self._num_slept_steps = (self._num_slept_steps + 1) % _SLEEP_STEPS
+            self._is_awake = self._num_slept_steps == 0
+            if not self._is_awake:
+                probes.sleep()
+        return self._is_awake
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
@@ -120,10 +139,10 @@ class Controller:
             plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
         probe = self._probes.add_to(rooms, plans)
         self.gate.open(None if probe is Probe.FREE else self._exchange)
-        if is_anything_said or self._was_said:
+        if is_anything_said or self._num_silent_steps == 0:
             for room, drafts, plan in zip(rooms, said, plans, strict=True):
                 self._claims.watch(room.request, drafts, plan.known)
-        self._was_said = is_anything_said
+        self._num_silent_steps = 0 if is_anything_said else self._num_silent_steps + 1
         return plans
 
     def observe(
@@ -134,6 +153,8 @@ class Controller:
         target_seconds: float,
     ) -> None:
         """Learn from a step: what was accepted, and what it took."""
+        if not self._is_awake:
+            return
         pairs = list(zip(scheduled.scheduled, output.outcomes, strict=True))
         drafted = [pair for pair in pairs if pair[0].num_draft_tokens]
         # Of a large batch a part says enough, and another part each time.
@@ -146,8 +167,7 @@ class Controller:
                 self._rejected.add(share.request.request_id)
             else:
                 self._rejected.discard(share.request.request_id)
-        if drafted or self._num_observed % _HOLD_STEPS == 0:
-            self._observe_costs(pairs, draft_seconds, target_seconds)
+        self._observe_costs(pairs, draft_seconds, target_seconds)
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""

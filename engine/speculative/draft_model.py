@@ -7,6 +7,8 @@ the catch-up.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from engine.runner.input_batch import Span
@@ -45,6 +47,8 @@ class DraftModelProposer:
     def propose(self, scheduled: SchedulerOutput, sampling: SamplingBatch) -> Draft:
         """Compute the draft's part of the step, then draft; see `Proposer.propose`."""
         shares = scheduled.scheduled
+        if not any(map(_concerns_draft, shares)):
+            return self._nothing(shares, sampling)
         spans = [self._known_tokens(share) for share in shares]
         num_computed = [span.start + len(span.token_ids) for span in spans]
         spans = [span for span in spans if span.token_ids]
@@ -55,6 +59,13 @@ class DraftModelProposer:
         for index, chain in zip(drafting, chains, strict=True):
             num_computed[index] += max(0, chain.length - 1)
         return Draft(token_ids, counts, num_computed)
+
+    def _nothing(self, shares: Sequence[ScheduledRequest], sampling: SamplingBatch) -> Draft:
+        token_ids = torch.zeros(
+            len(sampling.requests), 0, dtype=torch.int64, device=sampling.device
+        )
+        num_computed = [share.request.num_draft_computed_tokens for share in shares]
+        return Draft(token_ids, [0] * len(shares), num_computed)
 
     def _known_tokens(self, share: ScheduledRequest) -> Span:
         request = share.request
@@ -71,3 +82,8 @@ class DraftModelProposer:
             min(token_id, self._last_token_id) for token_id in request.token_ids[start:end]
         ]
         return Span(token_ids, start, share.block_ids, num_logits)
+
+
+def _concerns_draft(share: ScheduledRequest) -> bool:
+    is_followed = share.num_tokens > 1 and not share.draft_rests
+    return bool(share.num_draft_tokens or share.num_catch_up_tokens or is_followed)

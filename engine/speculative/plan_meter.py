@@ -39,6 +39,10 @@ class PlanMeter:
         """See `engine.draft_planner.DraftPlanner`."""
         return self._planner.draft_rests
 
+    def wakes(self) -> bool:
+        """See `engine.draft_planner.DraftPlanner.wakes`."""
+        return self._planner.wakes()
+
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
         started = time.perf_counter()

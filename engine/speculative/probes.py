@@ -17,9 +17,9 @@ from engine.draft_planner import DraftPlan, DraftRoom
 # First all drafts of short chains count, to tell what they bring; then chains end as they would.
 _FREE_STEPS, _FREE_TOKENS = 8, 4
 _GATED_STEPS = 24
-_FIRST_PAUSE_STEPS = 32
+_FIRST_PAUSE_STEPS = 48
 _LAST_PAUSE_STEPS = 1024
-_PROBE_STEPS = 4
+_PROBE_STEPS = 3
 _PROBE_TOKENS = 2
 _LEAST_PROBED = 4
 _PROBED_SHARE = 4
@@ -62,6 +62,15 @@ class Probes:
         """Whether a try of the model has come to nothing since it last drafted."""
         return self._pause_steps > _FIRST_PAUSE_STEPS
 
+    @property
+    def is_trying(self) -> bool:
+        """Whether a try is under way."""
+        return self._num_left > 0
+
+    def sleep(self) -> None:
+        """Count a step that nobody plans."""
+        self._num_idle_steps += 1
+
     def add_to(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
         """Change some of a step's plans, now and then."""
         if self._num_free or self._num_gated:
@@ -77,7 +86,7 @@ class Probes:
                 self._stretch(rooms, plans, drafting)
             return Probe.NOTHING
         self._num_idle_steps += 1
-        if self._num_idle_steps == self._pause_steps:
+        if self._num_idle_steps >= self._pause_steps and not self._num_left:
             self._pause_steps = min(2 * self._pause_steps, _LAST_PAUSE_STEPS)
             self._num_left = _PROBE_STEPS
         return self._try_again(rooms, plans) if self._num_left else Probe.NOTHING

@@ -101,10 +101,12 @@ class ModelSurvival:
     Args:
         num_positions: drafts of a pass at most.
         prior: what is assumed before anything was seen.
+        wider: chances of more requests, these among them; assumed before enough was seen.
     """
 
     num_positions: int
     prior: float = 0.7
+    wider: ModelSurvival | None = None
     _accepted: _Rates = field(init=False)
     _verified: _Rates = field(init=False)
     _drafted: _Rates = field(init=False)
@@ -119,6 +121,8 @@ class ModelSurvival:
 
     def observe(self, request_id: str, chain: ChainEnd, num_accepted: int) -> None:
         """Learn from one pass; positions behind the first rejection say nothing."""
+        if self.wider is not None:
+            self.wider.observe(request_id, chain, num_accepted)
         num_planned = chain.num_planned
         num_tried = min(num_accepted + 1, num_planned)
         self._accepted.observe(num_tried, num_accepted)
@@ -146,27 +150,40 @@ class ModelSurvival:
         own = self._requests.get(request_id)
         if own is None:
             return self.prospect(limit)
-        overall = self._accepted.estimate_all(self.prior, _PRIOR_TOKENS)
+        overall = self._overall
         return self._estimate(limit, own.estimate_all(overall, _REQUEST_PRIOR_TOKENS) - overall)
 
+    @property
+    def _overall(self) -> float:
+        prior = self.prior if self.wider is None else self.wider._overall
+        return self._accepted.estimate_all(prior, _PRIOR_TOKENS)
+
     def _estimate(self, limit: int, shift: float) -> Prospect:
-        overall = self._accepted.estimate_all(self.prior, _PRIOR_TOKENS)
+        overall = self._overall
         found = Prospect()
         accepted = drafted = 1.0
         for position in range(min(limit, self.num_positions)):
+            prior = overall if self.wider is None else self.wider._chance(position)
             drafted *= self._drafted.estimate(position, 1.0, 1.0)
             verified = drafted * self._verified.estimate(position, 1.0, 1.0)
-            chance = self._accepted.estimate(position, overall, _PRIOR_TOKENS) + shift
+            chance = self._accepted.estimate(position, prior, _PRIOR_TOKENS) + shift
             accepted *= min(max(chance, 0.0), 0.99)
             found.accepted.append(min(accepted, verified))
             found.verified.append(verified)
             found.drafted.append(drafted)
         return found
 
+    def _chance(self, position: int) -> float:
+        """Give the chance of a position given those before it."""
+        return self._accepted.estimate(position, self._overall, _PRIOR_TOKENS)
+
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
-        for request_id in request_ids:
+        ended = list(request_ids)
+        for request_id in ended:
             self._requests.pop(request_id, None)
+        if self.wider is not None:
+            self.wider.evict(ended)
 
 
 @dataclass(slots=True)

@@ -129,6 +129,9 @@ class Acceptable:
         self._known = known
         self._num_steps = 0
 
+    def wakes(self) -> bool:
+        return True
+
     def plan(self, rooms: list[DraftRoom]) -> list[DraftPlan]:
         self._num_steps += 1
         num_tokens = 2 if self._num_steps % self._every == 0 else 0

@@ -39,6 +39,9 @@ class MoodyPlanner:
     rng: random.Random
     draft_rests: bool = False
 
+    def wakes(self) -> bool:
+        return True
+
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         if self.rng.random() < 0.05:
             self.draft_rests = not self.draft_rests

@@ -153,6 +153,9 @@ class RestingPlanner:
     def draft_rests(self) -> bool:
         return self.num_draft_tokens == 0
 
+    def wakes(self) -> bool:
+        return True
+
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         return [DraftPlan(None, self.num_draft_tokens) for _ in rooms]
 
