@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from engine.speculative.pass_prices import PassPrices
 
-# Speculation must promise at least this much before the plain path is left.
+# Speculation must promise at least this much before the plain path is left, and less to stay.
 LEAST_GAIN = 1.02
+GAIN_TO_STAY = 0.99
 
 
 class Slot(NamedTuple):
@@ -54,7 +55,11 @@ class Admission(NamedTuple):
 
 
 def admit(
-    slots: Sequence[Slot], num_seqs: int, prices: PassPrices, max_positions: int
+    slots: Sequence[Slot],
+    num_seqs: int,
+    prices: PassPrices,
+    max_positions: int,
+    least_gain: float = LEAST_GAIN,
 ) -> Admission:
     """Admit slots, best first, up to where expected tokens per second are highest.
 
@@ -63,6 +68,7 @@ def admit(
         num_seqs: requests, each of which emits a token of its own.
         prices: what passes cost.
         max_positions: beyond the last position of a model's draft.
+        least_gain: without so much of a speed-up nothing is admitted.
     """
     ordered = sorted(slots)
     most_rows = num_seqs + sum(slot.rows for slot in slots)
@@ -71,7 +77,8 @@ def admit(
     drafting = [0.0] * max_positions
     tokens = rows = float(num_seqs)
     plain = tokens / prices.target.at(seconds[num_seqs])
-    best = Admission([], plain, 1.0)
+    nothing = Admission([], plain, 1.0)
+    best = nothing if least_gain > 1.0 else Admission([], 0.0, 0.0)
     pass_seconds = lag_seconds = 0.0
     for count, slot in enumerate(ordered, 1):
         tokens += slot.tokens
@@ -87,7 +94,7 @@ def admit(
         if tokens / step_seconds > best.tokens_per_second:
             rate = tokens / step_seconds
             best = Admission(ordered[:count], rate, rate / plain)
-    return best if best.speed_up >= LEAST_GAIN else Admission([], plain, 1.0)
+    return best if best.speed_up >= least_gain else nothing
 
 
 def _between(values: Sequence[float], place: float) -> float:

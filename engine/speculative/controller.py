@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS, DraftPlan, DraftRoom
 from engine.request import Request
-from engine.speculative.admission import Admission, Slot, admit
+from engine.speculative.admission import GAIN_TO_STAY, LEAST_GAIN, Admission, Slot, admit
 from engine.speculative.claims import Claims, Weighed
 from engine.speculative.margin_gate import Exchange, MarginGate
 from engine.speculative.pass_prices import PassPrices
@@ -104,6 +104,7 @@ class Controller:
         self._exchange: Exchange | None = None
         self._expected_pass_seconds = 0.0
         self._drafts: bool | None = None
+        self._pays_without_lag = True
         self._num_held_steps = 0
         self._is_awake = True
         self._num_silent_steps = 0
@@ -114,7 +115,7 @@ class Controller:
     @property
     def draft_rests(self) -> bool:
         """See `engine.draft_planner.DraftPlanner`."""
-        return self._probes.has_given_up
+        return self._probes.has_given_up and not self._pays_without_lag
 
     def wakes(self) -> bool:
         """See `engine.draft_planner.DraftPlanner.wakes`."""
@@ -132,13 +133,17 @@ class Controller:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""
         said = [self._said(room) for room in rooms]
         is_anything_said = any(said)
-        self._expected_pass_seconds = 0.0
-        if is_anything_said or not self._holds(len(rooms)):
+        is_decided = is_anything_said or not self._holds(len(rooms))
+        if is_decided:
             plans = self._decide(rooms, said)
         else:
             plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
         probe = self._probes.add_to(rooms, plans)
         self.gate.open(None if probe is Probe.FREE else self._exchange)
+        is_gated = probe is Probe.GATED or (is_decided and probe is Probe.NOTHING)
+        self._expected_pass_seconds = (
+            self._expect_passes(rooms, plans) if is_gated and self._has_gate else 0.0
+        )
         if is_anything_said or self._num_silent_steps == 0:
             for room, drafts, plan in zip(rooms, said, plans, strict=True):
                 self._claims.watch(room.request, drafts, plan.known)
@@ -207,7 +212,12 @@ class Controller:
         self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
     ) -> list[DraftPlan]:
         groups, slots = self._offers(rooms, said)
-        admitted = admit(slots, len(rooms), self._prices, self._max_model_tokens)
+        least_gain = GAIN_TO_STAY if self._drafts else LEAST_GAIN
+        admitted = self._admit(slots, len(rooms), least_gain)
+        if not admitted.slots and self._probes.has_given_up:
+            # Newcomers that the draft follows from the start have nothing to catch up.
+            ready = [slot._replace(lag_seconds=0.0) for slot in slots]
+            self._pays_without_lag = bool(self._admit(ready, len(rooms), LEAST_GAIN).slots)
         plans = self._plans(admitted, groups, rooms)
         num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
         setbacks = self._setback(False), self._setback(True)
@@ -219,9 +229,10 @@ class Controller:
             self._drafts = False
         else:
             self._drafts = True if self._has_gate and is_for_all else None
-        if self._has_gate:
-            self._expected_pass_seconds = self._expect_passes(rooms, plans)
         return plans
+
+    def _admit(self, slots: Sequence[Slot], num_seqs: int, least_gain: float) -> Admission:
+        return admit(slots, num_seqs, self._prices, self._max_model_tokens, least_gain)
 
     def _offers(
         self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
@@ -348,4 +359,7 @@ def _chain_slot(group: int, prospect: Prospect, num_members: int, lag_seconds: f
     accepted, verified = sum(prospect.accepted), sum(prospect.verified)
     passes = tuple(num_members * chance for chance in prospect.drafted)
     rank = -accepted / sum(prospect.drafted)
+    if lag_seconds:
+        # Who has nothing to catch up comes first.
+        rank /= 2.0
     return Slot(rank, group, 0, num_members * accepted, num_members * verified, passes, lag_seconds)

@@ -17,11 +17,12 @@ _MEMORY_STEPS = 1000
 _MOST_STEPS = 20.0
 _SIZES_PER_DOUBLING = 3
 # Weight of the steps that are assumed to be in proportion; they lie far apart, real ones close.
-_PRIOR_STEPS = 2.0
+_PRIOR_STEPS = 6.0
 _PRIOR_PLACES = (0.5, 1.5)
-_SLOPES = (0.4, 2.5)
-_EARLY_STEPS = 32
+_SLOPES = (0.5, 1.6)
 _FIT_STEPS = 4
+_PACE_STEPS = 16
+_PLAIN_WEIGHT = 3.0
 _CLUSTERING_STEPS = 50
 _LEAST_CLUSTERING = 0.2
 
@@ -55,7 +56,10 @@ class _Sums:
 
 @dataclass(slots=True)
 class Line:
-    """Real seconds by a table's seconds, learnt from steps: proportional, unless they say else.
+    """Real seconds by a table's seconds: the pace of the moment times a shape learnt slowly.
+
+    Machines drift by tens of percent within seconds, so sizes are compared at the pace that they
+    were seen at. The shape is a proportion, unless steps say else.
 
     Attributes:
         start: seconds that do not depend on the table's.
@@ -64,6 +68,8 @@ class Line:
 
     start: float = 0.0
     slope: float = 1.0
+    _pace: float = field(default=1.0, init=False)
+    _shape: tuple[float, float] = field(default=(0.0, 1.0), init=False)
     _sizes: dict[int, _Sums] = field(default_factory=dict, init=False)
     _time: int = field(default=0, init=False)
 
@@ -71,17 +77,22 @@ class Line:
         """Give the real seconds for some of the table's, which exceed 0."""
         return self.start + self.slope * seconds
 
-    def observe(self, x: float, y: float) -> None:
+    def observe(self, x: float, y: float, weight: float = 1.0) -> None:
         """Learn that what the table says takes `x` took `y` seconds."""
         # A step that the machine held up must not upset the line.
         y = min(max(y, self.at(x) / 2), self.at(x) * 2)
         self._time += 1
+        start, slope = self._shape
+        seen = y / (start + slope * x)
+        self._pace += (seen - self._pace) / min(self._time, _PACE_STEPS)
         size = self._sizes.setdefault(round(_SIZES_PER_DOUBLING * math.log2(x)), _Sums())
         size.fade(self._time)
-        size.add(x, y, 1.0)
-        # A line of many steps moves little by little.
-        if self._time < _EARLY_STEPS or self._time % _FIT_STEPS == 0:
+        size.add(x, y / self._pace, weight)
+        # The shape of many steps moves little by little.
+        if self._time % _FIT_STEPS == 0:
             self._fit()
+        start, slope = self._shape
+        self.start, self.slope = self._pace * start, self._pace * slope
 
     def _fit(self) -> None:
         """Least squares, with steps added that are exactly in proportion."""
@@ -95,8 +106,8 @@ class Line:
             total.add(place * mean, place * mean * ratio, _PRIOR_STEPS)
         num, x, y = total.num, total.x, total.y
         slope = (num * total.xy - x * y) / (num * total.xx - x * x)
-        self.slope = min(max(slope, _SLOPES[0] * ratio), _SLOPES[1] * ratio)
-        self.start = (y - self.slope * x) / num
+        slope = min(max(slope, _SLOPES[0] * ratio), _SLOPES[1] * ratio)
+        self._shape = (y - slope * x) / num, slope
 
 
 @dataclass(slots=True)
@@ -164,7 +175,10 @@ class PassPrices:
             draft_seconds: what drafting took beyond what the target would have had to do anyway.
             target_seconds: what the target took, with what drafting did for it.
         """
-        self.target.observe(self.target_by_rows(num_seqs, num_rows)[num_rows], target_seconds)
+        # Plain steps are few where drafts are in use, and all that these are compared with.
+        weight = _PLAIN_WEIGHT if num_rows == num_seqs else 1.0
+        expected = self.target_by_rows(num_seqs, num_rows)[num_rows]
+        self.target.observe(expected, target_seconds, weight)
         counts = _chains_by_pass(chain_lengths)
         if counts:
             seconds = sum(map(self.costs.draft_pass, counts)) * self.target.slope
