@@ -32,7 +32,7 @@ _NUM_ROUNDS = 12
 # Beyond this, larger batches are left to extrapolation, and nothing is timed again.
 _BUDGET_S = 6.0
 
-_Shape = tuple[ModelRunner, int, int]
+_Shape = tuple[ModelRunner, list[int]]
 
 
 def measure_step_costs(
@@ -50,8 +50,9 @@ def measure_step_costs(
     rows = [r for r in _ROWS_PER_SEQ if r <= max(1, max_num_tokens // num_seqs[-1])]
     lines = [
         [
-            *((target, count, num_rows) for num_rows in rows),
-            *([] if draft is None else [(draft, count, 1)]),
+            *((target, [num_rows] * count) for num_rows in rows),
+            *((target, [num_rows] + [1] * (count - 1)) for num_rows in rows),
+            *([] if draft is None else [(draft, [1] * count)]),
         ]
         for count in num_seqs
     ]
@@ -60,7 +61,8 @@ def measure_step_costs(
     width = len(rows)
     return StepCosts(
         CostGrid(num_seqs, rows, [line[:width] for line in best]),
-        None if draft is None else CostGrid(num_seqs, [1], [line[width:] for line in best]),
+        None if draft is None else CostGrid(num_seqs, [1], [line[2 * width :] for line in best]),
+        CostGrid(num_seqs, rows, [line[width : 2 * width] for line in best]),
     )
 
 
@@ -108,14 +110,14 @@ def load_or_measure(
         max_num_seqs=config.scheduler.max_num_seqs,
         max_num_tokens=config.scheduler.max_num_batched_tokens,
     )
-    grids = (costs.target.to_json(), None if costs.draft is None else costs.draft.to_json())
-    kept.write(dict(zip(("target", "draft"), grids, strict=True)))
+    grids = {"target": costs.target, "draft": costs.draft, "lopsided": costs.lopsided}
+    kept.write({name: grid and grid.to_json() for name, grid in grids.items()})
     logger.info("steps_timed seconds=%.1f path=%s", time.perf_counter() - started, kept.path)
     return costs
 
 
-def _time_pass(runner: ModelRunner, num_seqs: int, num_rows: int) -> float:
-    spans = list(_spans(runner, num_seqs, num_rows))
+def _time_pass(runner: ModelRunner, num_rows: Sequence[int]) -> float:
+    spans = list(_spans(runner, num_rows))
     _wait_for(runner.loaded.device)
     started = time.perf_counter()
     runner.execute(spans)
@@ -123,15 +125,15 @@ def _time_pass(runner: ModelRunner, num_seqs: int, num_rows: int) -> float:
     return time.perf_counter() - started
 
 
-def _spans(runner: ModelRunner, num_seqs: int, num_rows: int) -> Iterator[Span]:
+def _spans(runner: ModelRunner, num_rows: Sequence[int]) -> Iterator[Span]:
     """Give requests in the middle of their answers; block 0 is scratch and stays out."""
     size, num_blocks = runner.storage.block_size, runner.storage.num_blocks
-    start = max(0, min(_CONTEXT_TOKENS, runner.loaded.max_model_len - num_rows))
-    per_seq = -(-(start + num_rows) // size)
-    for index in range(num_seqs):
+    start = max(0, min(_CONTEXT_TOKENS, runner.loaded.max_model_len - max(num_rows)))
+    per_seq = -(-(start + max(num_rows)) // size)
+    for index, count in enumerate(num_rows):
         first = index * per_seq
         block_ids = [1 + (first + place) % (num_blocks - 1) for place in range(per_seq)]
-        yield Span([index % runner.loaded.vocab_size] * num_rows, start, block_ids, num_rows)
+        yield Span([index % runner.loaded.vocab_size] * count, start, block_ids, count)
 
 
 def _wait_for(device: torch.device) -> None:
@@ -157,10 +159,10 @@ def _origin(config: EngineConfig, target: ModelRunner, draft: ModelRunner | None
 def _read(kept: KeptFile) -> StepCosts | None:
     content = kept.read()
     try:
-        draft = content["draft"]
-        return StepCosts(
-            CostGrid.from_json(content["target"]),
-            None if draft is None else CostGrid.from_json(draft),
-        )
+        grids = {
+            name: content[name] and CostGrid.from_json(content[name])
+            for name in ("draft", "lopsided")
+        }
+        return StepCosts(CostGrid.from_json(content["target"]), **grids)
     except (KeyError, TypeError):
         return None

@@ -26,8 +26,8 @@ class Slot(NamedTuple):
         group: of the requests.
         position: in the draft.
         tokens: expected to be accepted.
-        rows: expected to be verified, each a row of the target.
-        passes: chains expected to be drafted further by a model, at this position and the next.
+        rows: expected to be verified at this position and the next, each a row of the target.
+        passes: expected to be drafted by a model at the same positions, one in each pass.
         lag_seconds: what catching up costs first.
     """
 
@@ -35,7 +35,7 @@ class Slot(NamedTuple):
     group: int
     position: int
     tokens: float
-    rows: float
+    rows: tuple[float, ...]
     passes: tuple[float, ...] = ()
     lag_seconds: float = 0.0
 
@@ -67,28 +67,33 @@ def admit(
         slots: of all requests, in any order.
         num_seqs: requests, each of which emits a token of its own.
         prices: what passes cost.
-        max_positions: beyond the last position of a model's draft.
+        max_positions: beyond the last position of a draft.
         least_gain: without so much of a speed-up nothing is admitted.
     """
-    ordered = sorted(slots)
-    most_rows = num_seqs + sum(slot.rows for slot in slots)
-    seconds = prices.target_by_rows(num_seqs, int(most_rows) + 2)
     passes = [prices.draft_pass(count) for count in range(num_seqs + 2)]
     drafting = [0.0] * max_positions
+    verified = [0.0] * max_positions
     tokens = rows = float(num_seqs)
-    plain = tokens / prices.target.at(seconds[num_seqs])
+    longest = 1.0
+    plain = tokens / prices.target_pass(num_seqs, rows)
     nothing = Admission([], plain, 1.0)
     best = nothing if least_gain > 1.0 else Admission([], 0.0, 0.0)
     pass_seconds = lag_seconds = 0.0
+    ordered = sorted(slots)
     for count, slot in enumerate(ordered, 1):
         tokens += slot.tokens
-        rows += slot.rows
+        rows += sum(slot.rows)
         for position, more in enumerate(slot.passes, slot.position):
             before = drafting[position]
             drafting[position] = after = before + more
             pass_seconds += _between(passes, after) - _between(passes, before)
+        for position, more in enumerate(slot.rows, slot.position):
+            before = verified[position]
+            verified[position] = after = before + more
+            # Of two chains that get so far half the time, one mostly does.
+            longest += min(after, 1.0) - min(before, 1.0)
         lag_seconds += slot.lag_seconds
-        step_seconds = prices.target.at(_between(seconds, rows))
+        step_seconds = prices.target_pass(num_seqs, rows, longest)
         if pass_seconds:
             step_seconds += prices.drafting(pass_seconds) + lag_seconds
         if tokens / step_seconds > best.tokens_per_second:

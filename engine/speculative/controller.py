@@ -101,6 +101,7 @@ class Controller:
         self._has_gate = has_gate
         self._claims = Claims(hindsight)
         self._probes = Probes(self._max_model_tokens, has_gate=has_gate)
+        self._probe = Probe.NOTHING
         self._exchange: Exchange | None = None
         self._expected_pass_seconds = 0.0
         self._drafts: bool | None = None
@@ -138,7 +139,7 @@ class Controller:
             plans = self._decide(rooms, said)
         else:
             plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
-        probe = self._probes.add_to(rooms, plans)
+        self._probe = probe = self._probes.add_to(rooms, plans)
         self.gate.open(None if probe is Probe.FREE else self._exchange)
         is_gated = probe is Probe.GATED or (is_decided and probe is Probe.NOTHING)
         self._expected_pass_seconds = (
@@ -189,8 +190,10 @@ class Controller:
             self._claims.observe(share.known_draft, num_drafts, num_accepted)
         elif num_drafts or self._has_gate:
             end = ChainEnd(share.num_draft_tokens, self._num_drafted(share, outcome), num_drafts)
-            self._models[self._kind(request)].observe(request.request_id, end, num_accepted)
             self.gate.observe(request, num_drafts, num_accepted)
+            # Drafts that all count teach the gate, and say nothing of chains that it ends.
+            if self._probe is not Probe.FREE or not self._has_gate:
+                self._models[self._kind(request)].observe(request.request_id, end, num_accepted)
 
     def _num_drafted(self, share: ScheduledRequest, outcome: RequestOutcome) -> int:
         """Give a chain's length, what its gate dropped included."""
@@ -219,10 +222,11 @@ class Controller:
             ready = [slot._replace(lag_seconds=0.0) for slot in slots]
             self._pays_without_lag = bool(self._admit(ready, len(rooms), LEAST_GAIN).slots)
         plans = self._plans(admitted, groups, rooms)
-        num_rows = len(rooms) + sum(0 if p.known is None else p.num_tokens for p in plans)
+        known = [0 if plan.known is None else plan.num_tokens for plan in plans]
+        num_rows, longest = len(rooms) + sum(known), 1 + max(known, default=0)
         setbacks = self._setback(False), self._setback(True)
         rate = admitted.tokens_per_second
-        self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, setbacks)
+        self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, longest, setbacks)
         self.estimated_speedup = admitted.speed_up
         is_for_all = len(admitted.slots) == len(slots)
         if not admitted.slots:
@@ -232,7 +236,8 @@ class Controller:
         return plans
 
     def _admit(self, slots: Sequence[Slot], num_seqs: int, least_gain: float) -> Admission:
-        return admit(slots, num_seqs, self._prices, self._max_model_tokens, least_gain)
+        max_positions = max(self._max_model_tokens, MAX_KNOWN_DRAFT_TOKENS)
+        return admit(slots, num_seqs, self._prices, max_positions, least_gain)
 
     def _offers(
         self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
@@ -334,13 +339,15 @@ class Controller:
             self._prices.observe_plan(self._expected_pass_seconds, lengths)
         if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share, _ in pairs):
             return
-        num_rows = len(pairs) + sum(outcome.num_draft_tokens for _, outcome in pairs)
-        self._prices.observe(len(pairs), num_rows, lengths, draft_seconds, target_seconds)
+        num_drafts = [outcome.num_draft_tokens for _, outcome in pairs]
+        num_rows, longest = len(pairs) + sum(num_drafts), 1 + max(num_drafts)
+        seconds = draft_seconds, target_seconds
+        self._prices.observe(len(pairs), num_rows, longest, lengths, *seconds)
 
 
 def _known_slots(group: int, known: Weighed) -> list[Slot]:
     return [
-        Slot(-chance, group, place, tokens=chance, rows=1.0)
+        Slot(-chance, group, place, tokens=chance, rows=(1.0,))
         for place, chance in enumerate(known.survival)
     ]
 
@@ -349,17 +356,20 @@ def _model_slots(group: int, prospect: Prospect, lag_seconds: float) -> list[Slo
     """Give the positions of one request's chain."""
     slots: list[Slot] = []
     for place, chance in enumerate(prospect.accepted):
-        slots.append(Slot(-chance, group, place, chance, 1.0, (1.0,), lag_seconds))
+        slots.append(Slot(-chance, group, place, chance, (1.0,), (1.0,), lag_seconds))
         lag_seconds = 0.0
     return slots
 
 
 def _chain_slot(group: int, prospect: Prospect, num_members: int, lag_seconds: float) -> Slot:
     """Give the chains of alike requests as one; their gate decides how far each of them goes."""
-    accepted, verified = sum(prospect.accepted), sum(prospect.verified)
-    passes = tuple(num_members * chance for chance in prospect.drafted)
+    accepted = sum(prospect.accepted)
+    rows, passes = (
+        tuple(num_members * chance for chance in chances)
+        for chances in (prospect.verified, prospect.drafted)
+    )
     rank = -accepted / sum(prospect.drafted)
     if lag_seconds:
         # Who has nothing to catch up comes first.
         rank /= 2.0
-    return Slot(rank, group, 0, num_members * accepted, num_members * verified, passes, lag_seconds)
+    return Slot(rank, group, 0, num_members * accepted, rows, passes, lag_seconds)

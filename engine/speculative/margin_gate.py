@@ -93,6 +93,7 @@ class Exchange:
         prices: of passes.
         num_seqs: requests of the step.
         num_rows: rows that the target's pass has anyway.
+        longest: rows that the longest request has anyway.
         setbacks: tokens that a rejection costs the next pass, of requests that sample and greedy
             ones.
     """
@@ -101,6 +102,7 @@ class Exchange:
     prices: PassPrices
     num_seqs: int
     num_rows: int
+    longest: int = 1
     setbacks: tuple[float, float] = (0.0, 0.0)
 
     def pass_price(self, num_chains: int) -> tuple[float, float]:
@@ -109,17 +111,23 @@ class Exchange:
         by_chain = (last - first) / (num_chains - 1) if num_chains > 1 else 0.0
         return self.tokens_per_second * (first - by_chain), self.tokens_per_second * by_chain
 
-    def row_price(self, num_verified: int, num_more: int) -> float:
-        """Give what a row of the target costs, in tokens.
+    def row_price(self, num_verified: int, num_more: int, depth: int) -> tuple[float, float]:
+        """Give what rows of the target cost, in tokens: that some are so deep at all, and each.
 
         Args:
             num_verified: drafts that have a row already.
             num_more: drafts that might get one now.
+            depth: their place in their chains, from 1.
         """
         start = self.num_rows + num_verified
-        rows = self.prices.target_by_rows(self.num_seqs, start + num_more)
-        seconds = (rows[start + num_more] - rows[start]) * self.prices.target.slope
-        return self.tokens_per_second * seconds / num_more
+        costs, num_seqs = self.prices.costs, self.num_seqs
+        before = costs.target_pass(num_seqs, start, max(depth, self.longest))
+        deeper = max(depth + 1, self.longest)
+        first = costs.target_pass(num_seqs, start + 1, deeper)
+        last = costs.target_pass(num_seqs, start + num_more, deeper)
+        each = (last - first) / (num_more - 1) if num_more > 1 else 0.0
+        worth = self.tokens_per_second * self.prices.target.slope
+        return worth * max(0.0, first - before - each), worth * each
 
 
 @dataclass(slots=True)
@@ -144,6 +152,7 @@ class MarginGate:
         self._chains: dict[str, _Chain] = {}
         self._exchange: Exchange | None = None
         self._num_verified = 0
+        self._depth = 0
         self._num_doubtful = 0
 
     def open(self, exchange: Exchange | None) -> None:
@@ -151,14 +160,15 @@ class MarginGate:
         self._exchange = exchange
         self._chains.clear()
         self._num_verified = 0
+        self._depth = 0
 
     def judge(self, requests: Sequence[Request], margins: Sequence[float]) -> list[Verdict]:
         """Take in drafts and decide; see `DraftGate.judge`."""
         chances = [self._extend(*pair) for pair in zip(requests, margins, strict=True)]
         if self._exchange is None:
             return [Verdict.GO_ON] * len(chances)
-        row = self._exchange.row_price(self._num_verified, len(chances))
-        is_kept = [chance > row or self._is_to_learn_from() for chance in chances]
+        self._depth += 1
+        is_kept = self._keeps(chances)
         self._num_verified += sum(is_kept)
         hopes = [
             chance * self._next_gain(request) if kept else 0.0
@@ -187,6 +197,12 @@ class MarginGate:
             seen = float(place < num_accepted)
             self._next_chance += (seen - self._next_chance) / self._num_next
 
+    def _keeps(self, chances: Sequence[float]) -> list[bool]:
+        assert self._exchange is not None, "an open gate asks nobody"
+        fixed, row = self._exchange.row_price(self._num_verified, len(chances), self._depth)
+        pays = sum(chance - row for chance in chances if chance > row) > fixed
+        return [(pays and chance > row) or self._is_to_learn_from() for chance in chances]
+
     def _next_gain(self, request: Request) -> float:
         """Give the tokens that another draft brings where all before it are accepted."""
         assert self._exchange is not None, "an open gate asks nobody"
@@ -198,7 +214,8 @@ class MarginGate:
         if not num_kept:
             return [False] * len(hopes)
         fixed, by_chain = self._exchange.pass_price(num_kept)
-        price = by_chain + self._exchange.row_price(self._num_verified, num_kept)
+        deeper, row = self._exchange.row_price(self._num_verified, num_kept, self._depth + 1)
+        fixed, price = fixed + deeper, by_chain + row
         gains = [hope - price for hope in hopes]
         if sum(gain for gain in gains if gain > 0.0) <= fixed:
             return [False] * len(hopes)

@@ -131,13 +131,9 @@ class PassPrices:
     draft: Line = field(default_factory=Line)
     _clustering: float = field(default=1.0, init=False)
 
-    def target_by_rows(self, num_seqs: int, max_rows: int) -> list[float]:
-        """Give the table's seconds of a target pass by its rows; see `CostGrid.by_rows`."""
-        return self.costs.target.by_rows(num_seqs, max_rows)
-
-    def target_pass(self, num_seqs: int, num_rows: int) -> float:
-        """Give the real seconds of a target pass."""
-        return self.target.at(self.target_by_rows(num_seqs, num_rows)[num_rows])
+    def target_pass(self, num_seqs: int, num_rows: float, longest: float = 1.0) -> float:
+        """Give the real seconds of a target pass; see `StepCosts.target_pass`."""
+        return self.target.at(self.costs.target_pass(num_seqs, num_rows, longest))
 
     def draft_pass(self, num_seqs: float) -> float:
         """Give the real seconds of one more draft pass of a step that drafts."""
@@ -162,6 +158,7 @@ class PassPrices:
         self,
         num_seqs: int,
         num_rows: int,
+        longest: int,
         chain_lengths: Sequence[int],
         draft_seconds: float,
         target_seconds: float,
@@ -171,13 +168,14 @@ class PassPrices:
         Args:
             num_seqs: requests.
             num_rows: rows of the target.
+            longest: rows of the request that has most.
             chain_lengths: drafts of each chain that a model drafted.
             draft_seconds: what drafting took beyond what the target would have had to do anyway.
             target_seconds: what the target took, with what drafting did for it.
         """
         # Plain steps are few where drafts are in use, and all that these are compared with.
         weight = _PLAIN_WEIGHT if num_rows == num_seqs else 1.0
-        expected = self.target_by_rows(num_seqs, num_rows)[num_rows]
+        expected = self.costs.target_pass(num_seqs, num_rows, longest)
         self.target.observe(expected, target_seconds, weight)
         counts = _chains_by_pass(chain_lengths)
         if counts:

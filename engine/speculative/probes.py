@@ -16,13 +16,13 @@ from engine.draft_planner import DraftPlan, DraftRoom
 
 # First all drafts of short chains count, to tell what they bring; then chains end as they would.
 _FREE_STEPS, _FREE_TOKENS = 8, 4
-_GATED_STEPS = 24
+_GATED_STEPS = 32
 _FIRST_PAUSE_STEPS = 48
 _LAST_PAUSE_STEPS = 1024
-_PROBE_STEPS = 3
+_PROBE_STEPS = 6
 _PROBE_TOKENS = 2
 _LEAST_PROBED = 4
-_PROBED_SHARE = 4
+_PROBED_SHARE = 2
 # A plain step comes early on, as many steps after the last as came before it, and then this often.
 _PLAIN_STEPS = 128
 # So often one request drafts further than planned, so that its chances there are known too.

@@ -27,6 +27,14 @@ class CostGrid:
     seconds: Sequence[Sequence[float]]
     _columns: dict[int, list[float]] = field(default_factory=dict, init=False, repr=False)
 
+    def at(self, num_seqs: int, rows_per_seq: float) -> float:
+        """Give the seconds of a shape."""
+        per_seq = [
+            interpolate(self.num_seqs, [row[place] for row in self.seconds], num_seqs)
+            for place in range(len(self.rows_per_seq))
+        ]
+        return interpolate(self.rows_per_seq, per_seq, rows_per_seq)
+
     def by_rows(self, num_seqs: int, max_rows: int) -> list[float]:
         """Give the seconds of a pass of `num_seqs` requests by its rows, never falling.
 
@@ -64,18 +72,73 @@ class CostGrid:
         return cls(content["num_seqs"], content["rows_per_seq"], content["seconds"])
 
 
+@dataclass(frozen=True, slots=True)
+class _Depth:
+    """A target pass whose longest request has so many rows.
+
+    Attributes:
+        seconds: where all others have one row.
+        per_row: of each row more.
+        num_rows: of such a pass.
+    """
+
+    seconds: float
+    per_row: float
+    num_rows: int
+
+    def at(self, num_rows: float) -> float:
+        return self.seconds + self.per_row * max(0.0, num_rows - self.num_rows)
+
+
 @dataclass(slots=True)
 class StepCosts:
     """What passes of the target and of the draft model cost.
 
+    A pass costs more than its rows where requests differ in length, as some kernels pad all of
+    them to the longest.
+
     Attributes:
-        target: by requests and rows.
+        target: by requests and rows, the same for each.
         draft: by requests, one row each; None without a draft model.
+        lopsided: of the target, by requests and the rows of one of them, where the others have one
+            row; None = only the sum of rows counts.
     """
 
     target: CostGrid
     draft: CostGrid | None = None
+    lopsided: CostGrid | None = None
     _draft_passes: list[float] = field(default_factory=list, init=False, repr=False)
+    _depths: dict[int, list[_Depth]] = field(default_factory=dict, init=False, repr=False)
+
+    def target_pass(self, num_seqs: int, num_rows: float, longest: float) -> float:
+        """Give the seconds of a target pass.
+
+        Args:
+            num_seqs: requests.
+            num_rows: of all of them; may be an expectation.
+            longest: rows of the longest, at least 1; may be an expectation.
+        """
+        depths = self._depths.setdefault(num_seqs, [])
+        low = int(longest)
+        while len(depths) < low + 1:
+            depths.append(self._depth(num_seqs, len(depths) + 1))
+        before, after = depths[low - 1 : low + 1]
+        seconds = before.at(num_rows)
+        return seconds + (after.at(num_rows) - seconds) * (longest - low)
+
+    def _depth(self, num_seqs: int, longest: int) -> _Depth:
+        uniform = self.target.by_rows(num_seqs, num_seqs * longest)
+        num_rows, most_rows = num_seqs - 1 + longest, num_seqs * longest
+        seconds = uniform[num_rows]
+        if self.lopsided is not None and longest > 1:
+            lopsided = self.lopsided.at(num_seqs, longest)
+            # Noise must not make a pass cheaper than one of its rows alone, nor than a shorter one.
+            least = max(seconds, self._depths[num_seqs][longest - 2].seconds)
+            seconds = min(max(lopsided, least), max(uniform[most_rows], least))
+        if most_rows == num_rows:
+            return _Depth(seconds, 0.0, num_rows)
+        per_row = max(0.0, uniform[most_rows] - seconds) / (most_rows - num_rows)
+        return _Depth(seconds, per_row, num_rows)
 
     def draft_pass(self, num_seqs: float) -> float:
         """Give the seconds of a draft pass; that of a fraction of one request is that fraction."""

@@ -47,7 +47,7 @@ def test_one_step_that_was_held_up_changes_little() -> None:
 def test_a_step_is_priced_by_its_passes() -> None:
     prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
     for _ in range(100):
-        prices.observe(2, 6, [3, 1], draft_seconds=0.006, target_seconds=0.030)
+        prices.observe(2, 6, 4, [3, 1], draft_seconds=0.006, target_seconds=0.030)
     assert prices.target_pass(2, 6) == pytest.approx(0.030, rel=0.01)
     # Three passes of 1 ms by the table took 6 ms.
     assert prices.draft_pass(1) == pytest.approx(0.002, rel=0.1)
@@ -55,5 +55,5 @@ def test_a_step_is_priced_by_its_passes() -> None:
 
 def test_a_step_without_drafts_says_nothing_of_the_draft() -> None:
     prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
-    prices.observe(2, 2, [0, 0], draft_seconds=1.0, target_seconds=0.010)
+    prices.observe(2, 2, 1, [0, 0], draft_seconds=1.0, target_seconds=0.010)
     assert prices.draft_pass(1) == 0.001

@@ -15,7 +15,7 @@ PROMPTS = random_prompts(3)
 
 def test_every_shape_is_timed_for_both_models() -> None:
     core = make_core(tiny_llama(), tiny_llama(1))
-    draft = core._speculation.proposer._inner._drafter._runner  # type: ignore[attr-defined]
+    draft = core._speculation.proposer._model._drafter._runner  # type: ignore[attr-defined]
     costs = measure_step_costs(core._runner, draft, max_num_seqs=8, max_num_tokens=64)
     assert list(costs.target.num_seqs) == [1, 2, 4, 8]
     assert list(costs.target.rows_per_seq) == [1, 2, 3, 5]
