@@ -38,7 +38,7 @@ rejection is as hard to guess as what led to it."""
 
 _Outcome = tuple[ScheduledRequest, RequestOutcome]
 
-_MOST_OBSERVED = 8
+_MOST_OBSERVED = 4
 # A lagging draft's catch-up is paid back over about so many passes.
 _CATCH_UP_PASSES = 16
 # Tokens that a pass of one request takes in for the price of one.
