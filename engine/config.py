@@ -91,7 +91,7 @@ class SpeculationConfig:
         None,
         f"who drafts: a draft model (hub id or local folder), {LAYER_SKIP} (some of the target's "
         f"own layers), {', '.join(TOKEN_DRAFTERS)}, {NO_DRAFT}, or several with commas between, "
-        "the first that has something to say",
+        "of whom each request takes whoever promises most in each step",
     )
     draft_revision: str | None = option(None, "branch, tag or commit of the draft's hub id")
     draft_vocabulary: str = option(

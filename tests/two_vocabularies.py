@@ -129,7 +129,7 @@ def foreign_core(
 
 def draft_texts(core: EngineCore) -> DraftTexts:
     """Give the texts that a core's draft of another vocabulary holds."""
-    texts: DraftTexts = core._speculation.proposer._inner._texts  # type: ignore[attr-defined]
+    texts: DraftTexts = core._speculation.proposer._model._texts  # type: ignore[attr-defined]
     return texts
 
 

@@ -45,8 +45,16 @@ class IdleWatch:
         pairs = zip(rooms, plans, strict=True)
         if not any(room.num_model_tokens and plan.known is None for room, plan in pairs):
             return
+        self._count(any(plan.num_model_tokens for plan in plans), estimated_speedup)
+
+    def observe_sleep(self) -> None:
+        """Count a step that nobody planned, as the model was given up."""
+        if self.warning is None:
+            self._count(False, 1.0)
+
+    def _count(self, is_drafting: bool, estimated_speedup: float) -> None:
         self._num_steps += 1
-        self._num_drafting += any(plan.num_model_tokens for plan in plans)
+        self._num_drafting += is_drafting
         self._sum_speedups += estimated_speedup
         if self._num_steps < _NUM_STEPS:
             return

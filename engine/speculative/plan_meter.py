@@ -41,7 +41,10 @@ class PlanMeter:
 
     def wakes(self) -> bool:
         """See `engine.draft_planner.DraftPlanner.wakes`."""
-        return self._planner.wakes()
+        is_awake = self._planner.wakes()
+        if not is_awake and self._watch is not None:
+            self._watch.observe_sleep()
+        return is_awake
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""

@@ -180,10 +180,11 @@ def test_too_few_steps_say_nothing() -> None:
     assert watched(Acceptable(every=2000), ROOMS, 511).warning is None
 
 
-def test_the_engine_tells_of_a_draft_that_it_gave_up() -> None:
+def test_the_engine_tells_of_a_draft_that_it_gave_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.speculation.load_or_measure", lambda *_: costs(5.0, 10.0))
     pair = make_core(tiny_llama(), tiny_llama(1), speculation="auto", max_num_seqs=2)
     prompt, params = [5, 6, 7], SamplingParams(temperature=0.0, max_tokens=500, ignore_eos=True)
-    for _ in range(2):
+    for _ in range(6):
         generate(pair, [prompt], params)
     (line,) = pair.stats().warnings
     assert line.startswith("draft_not_used draft=LlamaForCausalLM reason=does_not_pay")

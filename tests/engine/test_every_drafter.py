@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from engine.core import EngineCore
 from engine.model.loader import from_model, load_model
+from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.speculative.pass_prices import PassPrices
 from engine.speculative.verifier import Verification
@@ -219,11 +220,15 @@ def test_the_statistic_notices_a_draft_that_is_accepted_unverified(
     drafter: str, letters: Case, laws: dict[str, Law], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(
-        sampled: torch.Tensor, drafts: torch.Tensor, num_draft_tokens: Sequence[int]
+        sampled: torch.Tensor,
+        drafts: torch.Tensor,
+        num_draft_tokens: Sequence[int],
+        _requests: Sequence[Request],
     ) -> Verification:
         rows = zip(drafts.tolist(), num_draft_tokens, strict=True)
         return accept_one_too_many(sampled.tolist(), [row[:count] for row, count in rows])
 
-    monkeypatch.setattr("engine.core.verify", broken)
-    draws = draw(drafted_core(letters.target, drafter, 2, **DRAWING), "free")
+    core = drafted_core(letters.target, drafter, 2, **DRAWING)
+    monkeypatch.setattr(core._speculation, "verify", broken)
+    draws = draw(core, "free")
     assert chi_square(draws, laws["free"]) > SCORE_LIMIT
