@@ -171,7 +171,7 @@ class Controller:
                 self._observe_drafts(share, outcome)
             if outcome.num_accepted_tokens < outcome.num_draft_tokens:
                 self._rejected.add(share.request.request_id)
-            else:
+            elif outcome.num_draft_tokens:
                 self._rejected.discard(share.request.request_id)
         self._observe_costs(pairs, draft_seconds, target_seconds)
 

@@ -131,6 +131,18 @@ class Exchange:
 
 
 @dataclass(slots=True)
+class _Share:
+    """A share of successes, in which old ones fade."""
+
+    value: float
+    _num_seen: int = field(default=_PRIOR_NEXT, init=False)
+
+    def observe(self, is_success: bool) -> None:
+        self._num_seen = min(self._num_seen + 1, _MEMORY_NEXT)
+        self.value += (is_success - self.value) / self._num_seen
+
+
+@dataclass(slots=True)
 class _Chain:
     """One request's drafts of this step: the margin of each, and the chance to get past all."""
 
@@ -147,8 +159,7 @@ class MarginGate:
 
     def __init__(self, prior: float = 0.7) -> None:
         self._models = {greedy: MarginSurvival() for greedy in (False, True)}
-        self._next_chance = prior
-        self._num_next = _PRIOR_NEXT
+        self._next_chances = {greedy: _Share(prior) for greedy in (False, True)}
         self._chains: dict[str, _Chain] = {}
         self._exchange: Exchange | None = None
         self._num_verified = 0
@@ -193,9 +204,7 @@ class MarginGate:
         self._models[request.params.is_greedy].observe(chain.margins[:num_drafts], num_accepted)
         # A token that was dropped counts as not accepted: it was drafted for nothing.
         for place in range(1, min(num_accepted + 1, len(chain.margins))):
-            self._num_next = min(self._num_next + 1, _MEMORY_NEXT)
-            seen = float(place < num_accepted)
-            self._next_chance += (seen - self._next_chance) / self._num_next
+            self._next_chances[request.params.is_greedy].observe(place < num_accepted)
 
     def _keeps(self, chances: Sequence[float]) -> list[bool]:
         assert self._exchange is not None, "an open gate asks nobody"
@@ -206,8 +215,9 @@ class MarginGate:
     def _next_gain(self, request: Request) -> float:
         """Give the tokens that another draft brings where all before it are accepted."""
         assert self._exchange is not None, "an open gate asks nobody"
-        setback = self._exchange.setbacks[request.params.is_greedy]
-        return self._next_chance - (1.0 - self._next_chance) * setback
+        is_greedy = request.params.is_greedy
+        chance = self._next_chances[is_greedy].value
+        return chance - (1.0 - chance) * self._exchange.setbacks[is_greedy]
 
     def _goes_on(self, hopes: Sequence[float], num_kept: int) -> list[bool]:
         assert self._exchange is not None, "an open gate asks nobody"
