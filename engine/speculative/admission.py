@@ -60,6 +60,7 @@ def admit(
     prices: PassPrices,
     max_positions: int,
     least_gain: float = LEAST_GAIN,
+    ends_alike: bool = True,
 ) -> Admission:
     """Admit slots, best first, up to where expected tokens per second are highest.
 
@@ -69,6 +70,7 @@ def admit(
         prices: what passes cost.
         max_positions: beyond the last position of a draft.
         least_gain: without so much of a speed-up nothing is admitted.
+        ends_alike: whether a gate ends chains of one step alike, so that passes are fewer.
     """
     passes = [prices.draft_pass(count) for count in range(num_seqs + 2)]
     drafting = [0.0] * max_positions
@@ -95,7 +97,7 @@ def admit(
         lag_seconds += slot.lag_seconds
         step_seconds = prices.target_pass(num_seqs, rows, longest)
         if pass_seconds:
-            step_seconds += prices.drafting(pass_seconds) + lag_seconds
+            step_seconds += prices.drafting(pass_seconds, ends_alike=ends_alike) + lag_seconds
         if tokens / step_seconds > best.tokens_per_second:
             rate = tokens / step_seconds
             best = Admission(ordered[:count], rate, rate / plain)

@@ -47,6 +47,7 @@ _TOKENS_PER_PASS = 16
 _HOLD_STEPS = 4
 # Where nothing was drafted nor known for a while, only every so many steps are planned.
 _SLEEP_STEPS = 4
+_OTHER_DECISIONS = 16
 _SLEEP_AFTER_STEPS = 32
 
 
@@ -90,18 +91,14 @@ class Controller:
         self._prices = PassPrices(costs)
         self._known_drafts = known_drafts
         self._max_model_tokens = max_model_tokens if costs.draft is not None else 0
-        self._models = {
-            (is_greedy, is_rejected): ModelSurvival(max_model_tokens, wider=both)
-            for is_greedy in (False, True)
-            for both in [ModelSurvival(max_model_tokens)]
-            for is_rejected in (False, True)
-        }
+        self._models = _models(max_model_tokens)
+        self._free_models = _models(max_model_tokens) if has_gate else self._models
         self._rejected: set[str] = set()
         self.gate = MarginGate()
         self._has_gate = has_gate
         self._claims = Claims(hindsight)
         self._probes = Probes(self._max_model_tokens, has_gate=has_gate)
-        self._probe = Probe.NOTHING
+        self._is_free = False
         self._exchange: Exchange | None = None
         self._expected_pass_seconds = 0.0
         self._drafts: bool | None = None
@@ -111,6 +108,7 @@ class Controller:
         self._num_silent_steps = 0
         self._num_slept_steps = 0
         self._num_observed = 0
+        self._num_decisions = 0
         self.estimated_speedup = 1.0
 
     @property
@@ -139,9 +137,10 @@ class Controller:
             plans = self._decide(rooms, said)
         else:
             plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
-        self._probe = probe = self._probes.add_to(rooms, plans)
-        self.gate.open(None if probe is Probe.FREE else self._exchange)
-        is_gated = probe is Probe.GATED or (is_decided and probe is Probe.NOTHING)
+        probe = self._probes.add_to(rooms, plans)
+        is_free = probe is Probe.FREE or (probe is Probe.NOTHING and self._is_free)
+        self.gate.open(None if is_free else self._exchange)
+        is_gated = probe is Probe.GATED or (is_decided and not is_free)
         self._expected_pass_seconds = (
             self._expect_passes(rooms, plans) if is_gated and self._has_gate else 0.0
         )
@@ -178,7 +177,7 @@ class Controller:
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         ended = list(request_ids)
-        for survival in self._models.values():
+        for survival in (*self._models.values(), *self._free_models.values()):
             survival.evict(ended)
         self._claims.evict(ended)
         self._rejected.difference_update(ended)
@@ -192,8 +191,8 @@ class Controller:
             end = ChainEnd(share.num_draft_tokens, self._num_drafted(share, outcome), num_drafts)
             self.gate.observe(request, num_drafts, num_accepted)
             # Drafts that all count teach the gate, and say nothing of chains that it ends.
-            if self._probe is not Probe.FREE or not self._has_gate:
-                self._models[self._kind(request)].observe(request.request_id, end, num_accepted)
+            models = self._free_models if self.gate.is_open else self._models
+            models[self._kind(request)].observe(request.request_id, end, num_accepted)
 
     def _num_drafted(self, share: ScheduledRequest, outcome: RequestOutcome) -> int:
         """Give a chain's length, what its gate dropped included."""
@@ -214,13 +213,26 @@ class Controller:
     def _decide(
         self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
     ) -> list[DraftPlan]:
-        groups, slots = self._offers(rooms, said)
         least_gain = GAIN_TO_STAY if self._drafts else LEAST_GAIN
+        groups, slots = self._offers(rooms, said, is_free=False)
         admitted = self._admit(slots, len(rooms), least_gain)
+        self._is_free = False
+        if self._has_gate and self._max_model_tokens:
+            # Chains of one length waste drafts, and cost less: no batch is padded for them.
+            free_groups, free_slots = self._offers(rooms, said, is_free=True)
+            free = self._admit(free_slots, len(rooms), least_gain, is_free=True)
+            is_better = free.tokens_per_second > admitted.tokens_per_second
+            self._num_decisions += 1
+            if free.slots and admitted.slots and self._num_decisions % _OTHER_DECISIONS == 0:
+                # The other way is tried now and then, as what it brings changes too.
+                is_better = not is_better
+            if is_better:
+                groups, slots, admitted, self._is_free = free_groups, free_slots, free, True
         if not admitted.slots and self._probes.has_given_up:
             # Newcomers that the draft follows from the start have nothing to catch up.
             ready = [slot._replace(lag_seconds=0.0) for slot in slots]
-            self._pays_without_lag = bool(self._admit(ready, len(rooms), LEAST_GAIN).slots)
+            paying = self._admit(ready, len(rooms), LEAST_GAIN, is_free=self._is_free)
+            self._pays_without_lag = bool(paying.slots)
         plans = self._plans(admitted, groups, rooms)
         known = [0 if plan.known is None else plan.num_tokens for plan in plans]
         num_rows, longest = len(rooms) + sum(known), 1 + max(known, default=0)
@@ -232,17 +244,30 @@ class Controller:
         if not admitted.slots:
             self._drafts = False
         else:
-            self._drafts = True if self._has_gate and is_for_all else None
+            self._drafts = True if self._has_gate and is_for_all and not self._is_free else None
         return plans
 
-    def _admit(self, slots: Sequence[Slot], num_seqs: int, least_gain: float) -> Admission:
+    def _admit(
+        self, slots: Sequence[Slot], num_seqs: int, least_gain: float, *, is_free: bool = False
+    ) -> Admission:
         max_positions = max(self._max_model_tokens, MAX_KNOWN_DRAFT_TOKENS)
-        return admit(slots, num_seqs, self._prices, max_positions, least_gain)
+        ends_alike = self._has_gate and not is_free
+        return admit(slots, num_seqs, self._prices, max_positions, least_gain, ends_alike)
 
     def _offers(
-        self, rooms: Sequence[DraftRoom], said: Sequence[Sequence[KnownDraft]]
+        self,
+        rooms: Sequence[DraftRoom],
+        said: Sequence[Sequence[KnownDraft]],
+        *,
+        is_free: bool,
     ) -> tuple[list[_Group], list[Slot]]:
-        """Give what could be drafted: by whoever promises more, what is known or the model."""
+        """Give what could be drafted: by whoever promises more, what is known or the model.
+
+        Args:
+            rooms: the requests.
+            said: what is known of each.
+            is_free: whether the model's chains are as long as planned, though there is a gate.
+        """
         groups: list[_Group] = []
         slots: list[Slot] = []
         alike: dict[tuple[_Kind, int, bool], _Group] = {}
@@ -258,12 +283,17 @@ class Controller:
                 alike.setdefault(key, _Group([])).members.append(index)
             elif limit:
                 prospect = self._prospect(room, limit)
-                slots += _model_slots(len(groups), prospect, self._lag_seconds(room))
+                slots += _model_slots(len(groups), prospect, 1, self._lag_seconds(room))
                 groups.append(_Group([index]))
         for (kind, limit, _), group in alike.items():
-            prospect = self._models[kind].prospect(limit)
             lag_seconds = sum(self._lag_seconds(rooms[index]) for index in group.members)
-            slots.append(_chain_slot(len(groups), prospect, len(group.members), lag_seconds))
+            count = len(group.members)
+            if is_free:
+                prospect = self._free_models[kind].prospect(limit)
+                slots += _model_slots(len(groups), prospect, count, lag_seconds)
+            else:
+                prospect = self._models[kind].prospect(limit)
+                slots.append(_chain_slot(len(groups), prospect, count, lag_seconds))
             groups.append(group)
         return groups, slots
 
@@ -317,7 +347,7 @@ class Controller:
             for index in group.members if count else ():
                 if group.known is not None:
                     plans[index] = DraftPlan(group.known.cut(count))
-                elif self._has_gate:
+                elif self._has_gate and not self._is_free:
                     plans[index] = self._chain_plan(rooms[index])
                 else:
                     plans[index] = DraftPlan(None, count)
@@ -345,6 +375,15 @@ class Controller:
         self._prices.observe(len(pairs), num_rows, longest, lengths, *seconds)
 
 
+def _models(max_model_tokens: int) -> dict[_Kind, ModelSurvival]:
+    return {
+        (is_greedy, is_rejected): ModelSurvival(max_model_tokens, wider=both)
+        for is_greedy in (False, True)
+        for both in [ModelSurvival(max_model_tokens)]
+        for is_rejected in (False, True)
+    }
+
+
 def _known_slots(group: int, known: Weighed) -> list[Slot]:
     return [
         Slot(-chance, group, place, tokens=chance, rows=(1.0,))
@@ -352,11 +391,14 @@ def _known_slots(group: int, known: Weighed) -> list[Slot]:
     ]
 
 
-def _model_slots(group: int, prospect: Prospect, lag_seconds: float) -> list[Slot]:
-    """Give the positions of one request's chain."""
+def _model_slots(
+    group: int, prospect: Prospect, num_members: int, lag_seconds: float
+) -> list[Slot]:
+    """Give the positions of chains that end where the plan says."""
     slots: list[Slot] = []
+    count = float(num_members)
     for place, chance in enumerate(prospect.accepted):
-        slots.append(Slot(-chance, group, place, chance, (1.0,), (1.0,), lag_seconds))
+        slots.append(Slot(-chance, group, place, count * chance, (count,), (count,), lag_seconds))
         lag_seconds = 0.0
     return slots
 

@@ -166,6 +166,11 @@ class MarginGate:
         self._depth = 0
         self._num_doubtful = 0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether every chain passes."""
+        return self._exchange is None
+
     def open(self, exchange: Exchange | None) -> None:
         """Begin a step; without an exchange rate every chain is drafted and verified in full."""
         self._exchange = exchange

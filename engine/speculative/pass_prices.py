@@ -139,9 +139,10 @@ class PassPrices:
         """Give the real seconds of one more draft pass of a step that drafts."""
         return self.costs.draft_pass(num_seqs) * self.target.slope * self.draft.slope
 
-    def drafting(self, pass_seconds: float) -> float:
+    def drafting(self, pass_seconds: float, *, ends_alike: bool) -> float:
         """Give the real seconds of drafting, expected passes of which add up to so many."""
-        return max(self.draft.start, 0.0) + self._clustering * pass_seconds
+        share = self._clustering if ends_alike else 1.0
+        return max(self.draft.start, 0.0) + share * pass_seconds
 
     def observe_plan(self, pass_seconds: float, chain_lengths: Sequence[int]) -> None:
         """Learn how far passes fall short of what was expected, as chains of a step end alike.

@@ -292,9 +292,16 @@ def test_a_plain_step_now_and_then_tells_what_drafts_are_compared_with() -> None
 
 
 def test_a_chain_with_a_gate_is_planned_in_full_and_alike_for_all() -> None:
-    controller = gated(flat(1 * MS), flat(5 * MS))
+    controller = with_a_good_gate(gated(flat(1 * MS), flat(5 * MS)))
     plans = controller.plan([room("a"), room("b"), room("c", num_tokens=3)])
     assert [plan.num_model_tokens for plan in plans] == [8, 8, 3]
+
+
+def with_a_good_gate(controller: Controller) -> Controller:
+    """One whose gate drafts what is accepted, and nothing else."""
+    for _ in range(100):
+        controller._models[True, False].observe("a", ChainEnd(8, 6, 6), 6)
+    return controller
 
 
 def test_a_chain_with_a_gate_is_not_begun_where_drafts_do_not_pay() -> None:
@@ -308,15 +315,26 @@ def test_greedy_and_sampled_requests_are_judged_apart() -> None:
     rows = CostGrid([1, 2], [1, 9], [[5 * MS, 9 * MS], [6 * MS, 14 * MS]])
     controller = gated(flat(0.5 * MS), rows)
     for _ in range(200):
-        controller._models[True, False].observe("a", ChainEnd(8, 8, 8), 8)
-        controller._models[False, False].observe("b", ChainEnd(8, 8, 8), 0)
+        for models in (controller._models, controller._free_models):
+            models[True, False].observe("a", ChainEnd(8, 8, 8), 8)
+            models[False, False].observe("b", ChainEnd(8, 8, 8), 0)
     greedy, sampled = controller.plan([room("a"), room("b", temperature=1.0)])
     assert greedy.num_model_tokens == 8
     assert sampled.num_model_tokens == 0
 
 
+def test_chains_of_one_length_are_planned_where_the_gate_does_worse() -> None:
+    controller = gated(flat(0.1 * MS), flat(5 * MS))
+    for _ in range(100):
+        controller._models[True, False].observe("a", ChainEnd(8, 2, 1), 0)
+        controller._free_models[True, False].observe("a", ChainEnd(8, 8, 8), 8)
+    plans = controller.plan([room("a"), room("b")])
+    assert [plan.num_model_tokens for plan in plans] == [8, 8]
+    assert controller.gate.is_open
+
+
 def test_a_gate_is_opened_with_what_the_step_is_worth() -> None:
-    controller = gated(flat(1 * MS), flat(5 * MS))
+    controller = with_a_good_gate(gated(flat(1 * MS), flat(5 * MS)))
     controller.plan([room("a")])
     exchange = controller.gate._exchange
     assert exchange is not None
