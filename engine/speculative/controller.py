@@ -191,8 +191,13 @@ class Controller:
             end = ChainEnd(share.num_draft_tokens, self._num_drafted(share, outcome), num_drafts)
             self.gate.observe(request, num_drafts, num_accepted)
             # Drafts that all count teach the gate, and say nothing of chains that it ends.
+            kind = self._kind(request)
             models = self._free_models if self.gate.is_open else self._models
-            models[self._kind(request)].observe(request.request_id, end, num_accepted)
+            models[kind].observe(request.request_id, end, num_accepted)
+            if num_drafts and not self.gate.is_open:
+                # The first draft knew of no gate yet.
+                first = ChainEnd(1, 1, 1)
+                self._free_models[kind].observe(request.request_id, first, min(num_accepted, 1))
 
     def _num_drafted(self, share: ScheduledRequest, outcome: RequestOutcome) -> int:
         """Give a chain's length, what its gate dropped included."""

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from engine.draft_planner import DraftPlan, DraftRoom
 
 # First all drafts of short chains count, to tell what they bring; then chains end as they would.
-_FREE_STEPS, _FREE_TOKENS = 8, 4
-_GATED_STEPS = 32
+_FREE_STEPS, _FREE_TOKENS = 12, 4
+_GATED_STEPS = 28
 _FIRST_PAUSE_STEPS = 48
 _LAST_PAUSE_STEPS = 1024
 _PROBE_STEPS = 6
