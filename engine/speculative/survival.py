@@ -112,12 +112,15 @@ class ModelSurvival:
     _drafted: _Rates = field(init=False)
     _requests: dict[str, _Rates] = field(default_factory=dict, init=False)
     _prospects: dict[int, Prospect] = field(default_factory=dict, init=False)
+    _narrower: list[ModelSurvival] = field(default_factory=list, init=False)
     _num_unseen: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         self._accepted = _Rates.of(self.num_positions, _MEMORY_PASSES)
         self._verified = _Rates.of(self.num_positions, _MEMORY_PASSES)
         self._drafted = _Rates.of(self.num_positions, _MEMORY_PASSES)
+        if self.wider is not None:
+            self.wider._narrower.append(self)
 
     def observe(self, request_id: str, chain: ChainEnd, num_accepted: int) -> None:
         """Learn from one pass; positions behind the first rejection say nothing."""
@@ -136,7 +139,8 @@ class ModelSurvival:
         self._num_unseen += 1
         if self._num_unseen >= _REFRESH_PASSES:
             self._num_unseen = 0
-            self._prospects.clear()
+            for survival in (self, *self._narrower):
+                survival._prospects.clear()
 
     def prospect(self, limit: int) -> Prospect:
         """Give what the next `limit` drafts of anybody promise, but for the latest few passes."""

@@ -253,6 +253,15 @@ def test_survival_falls_with_the_position_and_learns_by_request() -> None:
     assert survival.prospect_of("a", 2) == survival.prospect_of("b", 2)
 
 
+def test_what_is_learnt_of_all_requests_holds_for_kinds_that_are_seldom_seen() -> None:
+    both = ModelSurvival(4)
+    often, seldom = ModelSurvival(4, wider=both), ModelSurvival(4, wider=both)
+    assert seldom.prospect(2).accepted[0] == pytest.approx(0.7)
+    for _ in range(50):
+        often.observe("a", ChainEnd(4, 4, 4), 0)
+    assert seldom.prospect(2).accepted[0] < 0.2
+
+
 def test_positions_behind_the_first_rejection_say_nothing() -> None:
     survival = ModelSurvival(4, prior=0.5)
     for _ in range(200):
