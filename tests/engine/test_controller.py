@@ -138,8 +138,8 @@ def test_the_length_follows_the_acceptance() -> None:
 def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     world = World(Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8), 0.0)
     planned = lengths(world.run(1000))
-    # A try of six steps and two drafts each after every pause; pauses double.
-    assert sum(planned[100:]) <= 6 * 2 * 4
+    # A try of four steps and two drafts each after every pause; pauses double.
+    assert sum(planned[100:]) <= 4 * 2 * 5
     assert sum(planned[100:]) > 0, "it is tried now and then"
 
 
