@@ -92,8 +92,8 @@ class LLM:
     Args:
         model: hub id or local folder; None is the embedded demo pair.
         draft: draft model of the same vocabulary.
-        speculation: draft tokens per pass; 0 or "off" is plain decoding; None is the default (4
-            with a draft).
+        speculation: draft tokens per pass; 0 or "off" is plain decoding; None lets measured
+            costs and chances decide.
         config: settings to start from; the other arguments win over it.
         options: any field of `engine/config.py` by name, e.g. `dtype`, `max_num_seqs`, `threads`.
 

@@ -50,8 +50,8 @@ class Probes:
     def __init__(self, max_model_tokens: int, *, has_gate: bool) -> None:
         self._max_model_tokens = max_model_tokens
         self._has_gate = has_gate
-        self._num_free = _FREE_STEPS if max_model_tokens else 0
-        self._num_gated = _GATED_STEPS if max_model_tokens and has_gate else 0
+        self._num_free = _FREE_STEPS
+        self._num_gated = _GATED_STEPS if has_gate else 0
         self._num_idle_steps = 0
         self._pause_steps = _FIRST_PAUSE_STEPS
         self._num_left = 0
@@ -73,6 +73,8 @@ class Probes:
 
     def add_to(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
         """Change some of a step's plans, now and then."""
+        if not self._max_model_tokens:
+            return Probe.NOTHING
         if self._num_free or self._num_gated:
             return self._learn(rooms, plans)
         drafting = [place for place, plan in enumerate(plans) if plan.num_model_tokens]

@@ -143,6 +143,32 @@ def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     assert sum(planned[100:]) > 0, "it is tried now and then"
 
 
+def test_a_controller_that_gave_its_draft_up_sleeps_and_lets_it_rest() -> None:
+    controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
+    World(controller, 0.0).run(200)
+    assert controller.draft_rests
+    assert sum(controller.wakes() for _ in range(40)) == 10
+
+
+def test_drafters_without_a_model_are_asked_in_every_step() -> None:
+    controller = Controller(StepCosts(flat(5 * MS), None), nothing, 0)
+    for _ in range(200):
+        assert controller.wakes()
+        controller.plan([room()])
+    assert not controller.draft_rests
+
+
+def test_a_pass_is_dearer_where_one_request_is_longer_than_the_others() -> None:
+    uniform = CostGrid([1, 4], [1, 3], [[1.0, 1.5], [2.0, 6.0]])
+    lopsided = CostGrid([1, 4], [1, 3], [[1.0, 1.5], [2.0, 4.0]])
+    costs = StepCosts(uniform, None, lopsided)
+    assert costs.target_pass(4, 4, 1) == pytest.approx(2.0)
+    assert costs.target_pass(4, 6, 3) == pytest.approx(4.0)
+    assert costs.target_pass(4, 12, 3) == pytest.approx(6.0)
+    assert costs.target_pass(4, 6, 3) > costs.target_pass(4, 6, 2)
+    assert StepCosts(uniform).target_pass(4, 6, 3) == StepCosts(uniform).target_pass(4, 6, 2)
+
+
 def test_comes_back_when_the_draft_becomes_good() -> None:
     world = World(Controller(StepCosts(flat(5 * MS), flat(0.2 * MS)), nothing, 8), 0.0)
     world.run(60)
