@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -21,11 +22,16 @@ class DemoPair(NamedTuple):
 
 
 def pytest_configure() -> None:
-    """Keep torch to one thread: the models are tiny, and idle threads would spin."""
+    """Keep torch to one thread: the models are tiny, and idle threads would spin.
+
+    Triton decides at a kernel's definition whether its interpreter runs it.
+    """
     if HAS_TORCH:
         import torch
 
         torch.set_num_threads(NUM_THREADS)
+        if not torch.cuda.is_available():
+            os.environ["TRITON_INTERPRET"] = "1"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
