@@ -20,6 +20,11 @@ LAYER_SKIP = "layer-skip"
 TLI, SLEM, SAME_VOCABULARY = "tli", "slem", "same"
 VOCABULARIES = ("auto", TLI, SLEM, SAME_VOCABULARY)
 MAX_ACCEPTANCE_RATES = 32
+AUTO = "auto"
+EAGER, LAZY, FULL = "eager", "lazy", "full"
+GRAPHS = (AUTO, EAGER, LAZY, FULL)
+ON, OFF = "on", "off"
+SWITCHES = (AUTO, ON, OFF)
 
 
 def option(default: Any, help_text: str, *, flag: str | None = None, metavar: str = "") -> Any:
@@ -43,8 +48,7 @@ class ModelConfig:
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
-            raise ConfigError(f"dtype: {self.dtype!r} is not one of {', '.join(DTYPES)}.")
+        _one_of("dtype", self.dtype, DTYPES)
         _at_least("max_model_len", self.max_model_len, 2)
         _at_least("threads", self.threads, 1)
 
@@ -196,6 +200,26 @@ class SpeculationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerConfig:
+    """How steps are run."""
+
+    graphs: str = option(
+        "auto",
+        "how passes that decode are launched: eager (kernel by kernel), lazy (as CUDA graphs, each "
+        "recorded when it is first needed), full (all recorded at start-up); auto = lazy on CUDA",
+    )
+    decode_ahead: str = option(
+        "auto",
+        "whether a decoding step is launched before the tokens of the one before it are read: on, "
+        "off; auto = on for CUDA",
+    )
+
+    def __post_init__(self) -> None:
+        _one_of("graphs", self.graphs, GRAPHS)
+        _one_of("decode_ahead", self.decode_ahead, SWITCHES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineConfig:
     """Everything an engine needs to start."""
 
@@ -203,6 +227,7 @@ class EngineConfig:
     cache: CacheConfig = field(default_factory=CacheConfig)
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     speculation: SpeculationConfig = field(default_factory=SpeculationConfig)
+    runner: RunnerConfig = field(default_factory=RunnerConfig)
 
     def __post_init__(self) -> None:
         rows = (self.speculation.max_draft_tokens or 0) + 1
@@ -277,6 +302,11 @@ def parse_bytes(name: str, text: str) -> int:
     if size <= 0:
         raise ConfigError(f"{name}: {text!r} must exceed 0 bytes.")
     return size
+
+
+def _one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}: {value!r} is not one of {', '.join(choices)}.")
 
 
 def _at_least(name: str, value: int | None, low: int) -> None:

@@ -21,6 +21,8 @@ from engine.metrics import EngineStats
 from engine.model.loader import LoadedModel
 from engine.model_pair import ModelPair, load_pair
 from engine.request import Request, RequestDelta
+from engine.runner.decode_loop import DecodeLoop, Iteration
+from engine.runner.loop_setup import decodes_ahead, make_decode_loop
 from engine.runner.memory import num_kv_cache_blocks
 from engine.runner.model_runner import ModelRunner
 from engine.runner.prompt_logprobs import take_prompt_rows
@@ -31,7 +33,7 @@ from engine.sampling.grammar_queue import GrammarQueue
 from engine.sampling.sampler import Sampler
 from engine.sampling.sampling_batch import Rows, SamplingBatch
 from engine.scheduler import Scheduler
-from engine.speculation import Speculation
+from engine.speculation import Speculation, draft_runner
 from engine.speculative.proposer import Draft
 from engine.step import ModelOutput, SchedulerOutput
 from engine.step_ledger import StepClock, StepLedger
@@ -73,8 +75,17 @@ class EngineCore:
             config.cache.block_size,
             config.scheduler.max_num_batched_tokens,
         )
+        draft = draft_runner(config, models, self._runner)
+        self._loop = self._make_loop(models, draft)
+        self._under_way: Iteration | None = None
         self._speculation = Speculation(
-            config, models, self._runner, self._sampler, self._grammars.forced_tokens
+            config,
+            models,
+            self._runner,
+            draft,
+            self._sampler,
+            self._grammars.forced_tokens,
+            self._loop,
         )
         self.scheduler = Scheduler(
             config.scheduler,
@@ -148,9 +159,13 @@ class EngineCore:
         """
         self._release_grammars()
         clock = StepClock()
+        if self._under_way is not None:
+            return self._step_ahead(self._under_way, clock)
         scheduled = self.scheduler.schedule()
         if not scheduled.scheduled:
             return self._update(scheduled, ModelOutput([]))
+        if self._loop is not None and self._loop.takes(scheduled):
+            return self._step_ahead(self._loop.launch(scheduled), clock)
         sampling = self._sampling_batch(scheduled)
         clock.start_draft()
         draft = self._speculation.proposer.propose(scheduled, sampling)
@@ -160,6 +175,19 @@ class EngineCore:
         logits = self._runner.execute(target_spans(scheduled, draft))
         output = self._verify(logits, rows, scheduled, sampling, draft)
         clock.end_target()
+        self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
+        deltas = self._update(scheduled, output)
+        self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
+        return deltas
+
+    def _step_ahead(self, under_way: Iteration, clock: StepClock) -> list[RequestDelta]:
+        """Book a step that was launched, after launching the one behind it."""
+        assert self._loop is not None, "only a loop launches"
+        following = self.scheduler.schedule_ahead(under_way.scheduled)
+        self._under_way = None if following is None else self._loop.launch(following)
+        output = self._loop.collect(under_way)
+        clock.take(*self._loop.seconds(under_way))
+        scheduled = under_way.scheduled
         self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
         deltas = self._update(scheduled, output)
         self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
@@ -178,6 +206,8 @@ class EngineCore:
                 "give --synthetic-acceptance, and at least one rate."
             )
         synthetic.rates = rates
+        if self._loop is not None:
+            self._loop.change_rates(rates)
 
     def stats(self) -> EngineStats:
         """Take a snapshot of the engine's counters."""
@@ -238,8 +268,19 @@ class EngineCore:
         self._forget([d.request_id for d in deltas if d.finish_reason is not None])
         return deltas
 
+    def _make_loop(self, models: ModelPair, draft: ModelRunner | None) -> DecodeLoop | None:
+        if not decodes_ahead(self.config, models.target.device):
+            return None
+        # Drafts of another vocabulary have the host between their passes.
+        drafting = draft if models.foreign is None else None
+        return make_decode_loop(
+            self.config, self._runner, drafting, max_model_len=self.max_model_len
+        )
+
     def _forget(self, request_ids: list[str]) -> None:
         self._sampler.evict(request_ids)
+        if self._loop is not None:
+            self._loop.evict(request_ids)
         self._speculation.evict(request_ids)
 
 

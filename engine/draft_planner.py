@@ -55,7 +55,7 @@ class DraftPlan:
         return self.num_model_tokens if self.known is None else len(self.known.token_ids)
 
 
-class DraftPlanner(Protocol):
+class StepPlanner(Protocol):
     """Decides the drafts of a step.
 
     Attributes:
@@ -71,6 +71,14 @@ class DraftPlanner(Protocol):
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Give one plan per request, each within its room."""
+        ...
+
+
+class DraftPlanner(StepPlanner, Protocol):
+    """Decides the drafts of a step, which may follow upon one whose tokens are not known yet."""
+
+    def plans_ahead(self, requests: Sequence[Request]) -> bool:
+        """Whether drafts can be planned before the tokens in front of them are known."""
         ...
 
 
@@ -94,6 +102,10 @@ class FixedPlanner:
     def wakes(self) -> bool:
         """Always; see `DraftPlanner.wakes`."""
         return True
+
+    def plans_ahead(self, requests: Sequence[Request]) -> bool:
+        """Where nobody reads the tokens; see `DraftPlanner.plans_ahead`."""
+        return self._known_drafts is None
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `DraftPlanner.plan`."""

@@ -212,6 +212,7 @@ class Request:
         token_ids: prompt and answer so far.
         num_computed_tokens: leading tokens whose target keys and values are in the cache.
         num_draft_computed_tokens: the same for the draft; it may lag behind.
+        num_in_flight_tokens: tokens that steps which are under way may add at most.
         num_cached_tokens: prompt tokens found in the prefix cache at first admission.
         num_preemptions: how often the request lost its blocks.
         num_prompt_logprobs: log probabilities of prompt tokens that were told.
@@ -230,6 +231,7 @@ class Request:
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_draft_computed_tokens: int = 0
+    num_in_flight_tokens: int = 0
     num_cached_tokens: int | None = None
     num_preemptions: int = 0
     finish_reason: FinishReason | None = None

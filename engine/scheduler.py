@@ -155,12 +155,44 @@ class Scheduler:
         self._draft_running(step)
         self._prefill_running(step)
         self._admit_waiting(step)
-        return step.output()
+        return self._start(step)
+
+    def schedule_ahead(self, under_way: SchedulerOutput) -> SchedulerOutput | None:
+        """Choose what follows upon a step of which no outcome is known yet.
+
+        Every request of it that goes on for certain is given its next token, wherever that will
+        be, and slots for as many tokens as may come before it.
+
+        Args:
+            under_way: a step in which everybody decodes.
+
+        Returns:
+            Another such step; None where the outcome has to be known first: somebody could be let
+            in, a prompt goes on, blocks are short, or drafts depend on it.
+        """
+        could_admit = len(self._waiting) and self.num_running < self.config.max_num_seqs
+        if self._outbox or could_admit:
+            return None
+        step = _Step(self.config.max_num_batched_tokens)
+        for request in self._running:
+            if _num_tokens_left(request) != 1:
+                return None
+            num_tokens = request.num_tokens + request.num_in_flight_tokens
+            if num_tokens >= request.max_total_tokens:
+                continue  # it may have ended
+            if step.budget == 0 or not self.kv.allocate_slots(request, num_tokens):
+                return None
+            self._give(request, step, num_catch_up_tokens=0)
+        before = {share.request.request_id: share for share in under_way.scheduled}
+        if not step.shares or not self._draft_ahead(step, before):
+            return None
+        return self._start(step)
 
     def update(self, output: SchedulerOutput, model_output: ModelOutput) -> list[RequestDelta]:
         """Book what a step gave, and return everything there is to say since the last update."""
         for share, outcome in zip(output.scheduled, model_output.outcomes, strict=True):
             request = share.request
+            request.num_in_flight_tokens -= share.num_emitted_at_most
             if request.is_finished:
                 continue  # aborted while the step ran
             if outcome.error is not None:
@@ -168,6 +200,12 @@ class Scheduler:
                 continue
             self._book(share, outcome)
         return self._outbox.take()
+
+    def _start(self, step: _Step) -> SchedulerOutput:
+        output = step.output()
+        for share in output.scheduled:
+            share.request.num_in_flight_tokens += share.num_emitted_at_most
+        return output
 
     def _decode_running(self, step: _Step) -> None:
         for request in self._running:
@@ -191,6 +229,43 @@ class Scheduler:
         for room, plan in zip(rooms, self._planner.plan(rooms), strict=True):
             if plan.num_tokens and budget > 0:
                 budget -= self._draft(step, step.shares[room.request.request_id], plan, budget)
+
+    def _draft_ahead(self, step: _Step, before: dict[str, ScheduledRequest]) -> bool:
+        """Draft for a step that is planned ahead; False where that cannot be done yet."""
+        planner = self._planner
+        if planner is None:
+            return True
+        shares = list(step.shares.values())
+        requests = [share.request for share in shares]
+        if not planner.plans_ahead(requests):
+            return False
+        budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
+        if budget <= 0 or not planner.wakes():
+            return True
+        rooms = [self._draft_room(request) for request in requests]
+        for share, plan in zip(shares, planner.plan(rooms), strict=True):
+            assert plan.known is None, "who knows tokens does not plan ahead"
+            num_drafts = min(plan.num_model_tokens, budget)
+            if not num_drafts:
+                continue
+            request = share.request
+            most = request.num_tokens + request.num_in_flight_tokens + num_drafts
+            if self._lag_after(before.get(request.request_id), request) > 1 or (
+                not self.kv.allocate_slots(request, most)
+            ):
+                return False
+            share.draft_rests = False
+            share.num_draft_tokens = step.take(num_drafts)
+            share.block_ids = self.kv.block_ids(request)
+            budget -= num_drafts
+        return True
+
+    def _lag_after(self, share: ScheduledRequest | None, request: Request) -> int:
+        """Give the draft's lag behind a share: one where it drafted, else one more than before."""
+        lag = self._draft_lag(request)
+        if share is None or not self._draft_follows:
+            return lag
+        return 1 if share.num_draft_tokens else lag + 1
 
     def _draft(self, step: _Step, share: ScheduledRequest, plan: DraftPlan, budget: int) -> int:
         """Schedule what was planned as far as the budget goes; returns the tokens given out."""
@@ -295,9 +370,10 @@ class Scheduler:
     def _draft_room(self, request: Request) -> DraftRoom:
         asked = request.params.max_draft_tokens
         # A pass emits one token more than it drafts; the draft computes one token less.
-        num_useful = request.max_total_tokens - request.num_tokens - 1
+        num_known = request.num_tokens + request.num_in_flight_tokens
+        num_useful = request.max_total_tokens - num_known - 1
         num_tokens = max(0, num_useful if asked is None else min(asked, num_useful))
-        num_held = self._draft_max_len - request.num_tokens + 1
+        num_held = self._draft_max_len - num_known + 1
         return DraftRoom(request, num_tokens, max(0, min(num_tokens, num_held)))
 
     def _num_prompt_tokens_wanted(self, limit: int) -> int:
@@ -338,7 +414,7 @@ class Scheduler:
         if request.is_finished:
             self._retire(request)
         else:
-            self.kv.trim(request, request.num_tokens)
+            self.kv.trim(request, request.num_tokens + request.num_in_flight_tokens)
             self._fail_if_too_long(request)
 
     def _num_drafted_tokens(self, request: Request) -> int:

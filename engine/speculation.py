@@ -13,6 +13,7 @@ from engine.draft_warnings import advice_for, draft_name
 from engine.model.layer_subset import subset_of
 from engine.model_pair import ModelPair
 from engine.request import Request
+from engine.runner.decode_loop import DecodeLoop
 from engine.runner.model_runner import ModelRunner
 from engine.runner.step_timer import load_or_measure
 from engine.sampling.sampler import Sampler
@@ -45,8 +46,10 @@ class Speculation:
         config: all settings.
         models: what is loaded.
         target: runs the model that verifies.
+        draft: runs the model that drafts; None = none does.
         sampler: samples target and draft.
         forced_tokens: speaks for grammars.
+        loop: decodes without waiting for the host; None = every step is waited for.
 
     Attributes:
         has_draft: whether a model drafts.
@@ -64,10 +67,11 @@ class Speculation:
         config: EngineConfig,
         models: ModelPair,
         target: ModelRunner,
+        draft: ModelRunner | None,
         sampler: Sampler,
         forced_tokens: ForcedTokens,
+        loop: DecodeLoop | None = None,
     ) -> None:
-        draft = _draft_runner(config, models, target)
         self.has_draft = draft is not None
         self.draft_follows = models.draft is not None and models.foreign is None
         self.draft_max_len = (
@@ -81,8 +85,9 @@ class Speculation:
         self._controller: Controller | None = None
         self._watch: IdleWatch | None = None
         self.costs: StepCosts | None = None
+        self._loop = loop
         self.planner = self._make_planner(config, models, target, draft)
-        gate = None if self._controller is None else self._controller.gate
+        gate = None if self._controller is None or loop is not None else self._controller.gate
         drafter = _drafter(config, models, draft, sampler, gate)
         self.proposer = Arbiter(drafter, target.loaded.device, lambda: sampler.noise_seconds)
 
@@ -134,8 +139,11 @@ class Speculation:
             return None
         num_model_tokens = 0 if draft is None else speculation.num_draft_tokens
         if speculation.is_auto and speculation.drafters:
-            self.costs = load_or_measure(config, target, draft)
-            has_gate = models.foreign is None or models.foreign.method == TLI
+            self.costs = load_or_measure(config, target, draft, self._loop)
+            # A gate looks at each draft before the next one, which a loop does not wait for.
+            has_gate = self._loop is None and (
+                models.foreign is None or models.foreign.method == TLI
+            )
             self._controller = Controller(
                 self.costs,
                 self._known.next,
@@ -148,11 +156,12 @@ class Speculation:
             return PlanMeter(
                 self._controller,
                 self._known.take_seconds,
+                self._known.reads_tokens_of,
                 lambda: self.estimated_speedup,
                 self._watch,
             )
         fixed = FixedPlanner(self._known.next, num_model_tokens)
-        return PlanMeter(fixed, self._known.take_seconds)
+        return PlanMeter(fixed, self._known.take_seconds, self._known.reads_tokens_of)
 
 
 def _verify(
@@ -172,7 +181,7 @@ def _synthetic(config: EngineConfig) -> SyntheticAcceptance | None:
     return SyntheticAcceptance(rates)
 
 
-def _draft_runner(
+def draft_runner(
     config: EngineConfig, models: ModelPair, target: ModelRunner
 ) -> ModelRunner | None:
     """Make the runner of the model that drafts: over blocks like the target's, or over its own."""

@@ -70,6 +70,11 @@ class ScheduledRequest:
     draft_rests: bool = False
 
     @property
+    def num_emitted_at_most(self) -> int:
+        """Tokens that the share may add to its request."""
+        return self.num_draft_tokens + 1 if self.samples else 0
+
+    @property
     def drafter(self) -> str:
         """Who drafts, if anybody does."""
         return DRAFT_MODEL if self.known_draft is None else self.known_draft.drafter

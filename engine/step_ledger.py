@@ -58,11 +58,15 @@ class StepClock:
         """Say that the target's pass is over."""
         self.target_seconds = time.perf_counter() - self._mark
 
+    def take(self, draft_seconds: float, target_seconds: float) -> None:
+        """Take over what a device measured of a step that it ran by itself."""
+        self.draft_seconds, self.target_seconds = draft_seconds, target_seconds
+
     @property
     def overhead_seconds(self) -> float:
-        """Give the time since the start that was neither of both."""
+        """Give the time since the start that was neither of both; none where a device ran ahead."""
         since = time.perf_counter() - self._started
-        return since - self.draft_seconds - self.target_seconds
+        return max(0.0, since - self.draft_seconds - self.target_seconds)
 
 
 class StepLedger:

@@ -20,6 +20,7 @@ from engine.errors import ModelNotSupportedError
 from engine.kv_cache.storage import KVCacheStorage
 from kernels.kv_cache_write import kv_cache_write
 from kernels.paged_attention import AttentionPlan, paged_attention
+from kernels.paged_layout import PagedLayout
 
 PAGED_ATTENTION = "outdraft_paged"
 PROBE_ATTENTION = "outdraft_probe"
@@ -84,7 +85,7 @@ class AttentionContext:
         storage: the model's caches.
     """
 
-    plan: AttentionPlan
+    plan: AttentionPlan | PagedLayout
     slot_mapping: torch.Tensor
     storage: KVCacheStorage
 

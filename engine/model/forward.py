@@ -8,6 +8,7 @@ from engine.kv_cache.storage import KVCacheStorage
 from engine.model.attention import AttentionContext, use_attention_context
 from engine.model.loader import LoadedModel
 from kernels.paged_attention import AttentionPlan
+from kernels.paged_layout import PagedLayout
 
 
 @torch.inference_mode()
@@ -17,8 +18,10 @@ def forward_packed(
     token_ids: torch.Tensor,
     positions: torch.Tensor,
     slot_mapping: torch.Tensor,
-    plan: AttentionPlan,
+    plan: AttentionPlan | PagedLayout,
     logits_rows: torch.Tensor,
+    *,
+    as_float: bool = True,
 ) -> torch.Tensor:
     """Compute the packed tokens of many requests, and the logits of some of their rows.
 
@@ -28,11 +31,12 @@ def forward_packed(
         token_ids: [num_tokens] int64, the requests' new tokens one after the other.
         positions: [num_tokens] int64, each token's position in its request.
         slot_mapping: [num_tokens] int64, each token's slot in the caches.
-        plan: attention plan of the same rows.
+        plan: how attention finds the same rows' keys.
         logits_rows: [num_rows] int64, ascending, no row twice: rows whose logits are wanted.
+        as_float: whether the logits are wanted in float32, or as the model gives them.
 
     Returns:
-        [num_rows, vocab], float32.
+        [num_rows, vocab], float32 or the model's own type.
     """
     keep_all = logits_rows.shape[0] == token_ids.shape[0]
     keywords = {} if keep_all or not loaded.keeps_logits else {"logits_to_keep": logits_rows}
@@ -45,4 +49,4 @@ def forward_packed(
         ).logits[0]
     if not keep_all and not loaded.keeps_logits:
         logits = logits.index_select(0, logits_rows)
-    return logits.float()
+    return logits.float() if as_float else logits

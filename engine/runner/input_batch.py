@@ -13,6 +13,10 @@ import numpy as np
 import torch
 
 from kernels.paged_attention import AttentionPlan, plan_paged_attention
+from kernels.paged_layout import PagedLayout
+
+# Sections of one copy to a device begin where its vector loads may.
+_SECTION_BYTES = 16
 
 
 @dataclass(slots=True)
@@ -47,7 +51,7 @@ class PackedInputs:
     token_ids: torch.Tensor
     positions: torch.Tensor
     slot_mapping: torch.Tensor
-    plan: AttentionPlan
+    plan: AttentionPlan | PagedLayout
     logits_rows: torch.Tensor
 
 
@@ -87,19 +91,51 @@ class InputBatch:
             seq_lens[index] = span.start + end - begin
             self._fill(span, tables[index], begin, end)
             rows.append(self._offsets[end - span.num_logits : end])
+        wide = (self._token_ids[:end], self._positions[:end], self._slots[:end])
+        logits_rows = np.concatenate(rows)
+        if self._device.type == "cuda":
+            return self._on_device((*wide, logits_rows), (tables, starts, seq_lens))
         return PackedInputs(
-            token_ids=self._to_device(self._token_ids[:end]),
-            positions=self._to_device(self._positions[:end]),
-            slot_mapping=self._to_device(self._slots[:end]),
+            *map(torch.from_numpy, wide),
             plan=plan_paged_attention(
                 torch.from_numpy(tables),
                 torch.from_numpy(starts),
                 torch.from_numpy(seq_lens),
                 self._block_size,
-                device=self._device,
             ),
-            logits_rows=self._to_device(np.concatenate(rows)),
+            logits_rows=torch.from_numpy(logits_rows),
         )
+
+    def _on_device(
+        self, wide: Sequence[np.ndarray], narrow: tuple[np.ndarray, np.ndarray, np.ndarray]
+    ) -> PackedInputs:
+        """Copy int64 and int32 arrays to the device, all of a kind at once and without waiting."""
+        _, starts, seq_lens = narrow
+        token_ids, positions, slots, logits_rows = self._copy(wide)
+        tables, cu_seqlens_q, lens = self._copy(narrow)
+        layout = PagedLayout(
+            block_tables=tables,
+            cu_seqlens_q=cu_seqlens_q,
+            seq_lens=lens,
+            block_size=self._block_size,
+            num_tokens=int(starts[-1]),
+            max_query_len=int(np.diff(starts).max()),
+            max_seq_len=int(seq_lens.max()),
+        )
+        return PackedInputs(token_ids, positions, slots, layout, logits_rows)
+
+    def _copy(self, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        size = _SECTION_BYTES // arrays[0].itemsize
+        ends = np.cumsum([-(-array.size // size) * size for array in arrays]).tolist()
+        packed = np.empty(ends[-1], dtype=arrays[0].dtype)
+        starts = [0, *ends[:-1]]
+        for start, array in zip(starts, arrays, strict=True):
+            packed[start : start + array.size] = array.ravel()
+        there = torch.from_numpy(packed).pin_memory().to(self._device, non_blocking=True)
+        return [
+            there[start : start + array.size].view(array.shape)
+            for start, array in zip(starts, arrays, strict=True)
+        ]
 
     def _fill(self, span: Span, table: np.ndarray, begin: int, end: int) -> None:
         positions = self._positions[begin:end]
@@ -109,6 +145,3 @@ class InputBatch:
             table[positions // self._block_size] * np.int64(self._block_size)
             + positions % self._block_size
         )
-
-    def _to_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device)

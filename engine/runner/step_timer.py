@@ -10,7 +10,9 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 
 import torch
@@ -18,6 +20,7 @@ from rich.progress import Progress
 
 from engine.config import EngineConfig
 from engine.kept_files import KeptFile
+from engine.runner.decode_loop import DecodeLoop
 from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
 from engine.speculative.step_costs import CostGrid, StepCosts
@@ -26,63 +29,104 @@ from engine.version import __version__
 logger = logging.getLogger(__name__)
 
 _NUM_SEQS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+# Recording a graph takes longer than running it.
+_NUM_SEQS_OF_LOOP = (1, 4, 16, 64, 256, 512)
 _ROWS_PER_SEQ = (1, 2, 3, 5, 9)
 _CONTEXT_TOKENS = 96
 _NUM_ROUNDS = 12
 # Beyond this, larger batches are left to extrapolation, and nothing is timed again.
 _BUDGET_S = 6.0
+_BUDGET_OF_LOOP_S = 30.0
 
-_Shape = tuple[ModelRunner, list[int]]
+TimePass = Callable[[list[int]], float]
+"""Runs one pass, of so many rows for each request, and gives its seconds."""
+
+_Shape = tuple[TimePass, list[int]]
 
 
-def measure_step_costs(
-    target: ModelRunner, draft: ModelRunner | None, *, max_num_seqs: int, max_num_tokens: int
-) -> StepCosts:
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How passes are timed.
+
+    Attributes:
+        target: times passes of the model that verifies.
+        draft: of the model that drafts; None = there is none.
+        num_seqs: numbers of requests to time.
+        pads_rows: whether requests of different lengths cost more than their rows.
+        budget_s: seconds that it may take.
+    """
+
+    target: TimePass
+    draft: TimePass | None
+    num_seqs: Sequence[int] = _NUM_SEQS
+    pads_rows: bool = True
+    budget_s: float | None = None
+
+
+def time_runners(target: ModelRunner, draft: ModelRunner | None) -> Timing:
+    """Time passes that are waited for."""
+    return Timing(partial(_time_pass, target), draft and partial(_time_pass, draft))
+
+
+def time_loop(loop: DecodeLoop) -> Timing:
+    """Time the passes of a loop, as they will run."""
+    return Timing(
+        loop.time_target,
+        loop.time_draft if loop.has_draft else None,
+        _NUM_SEQS_OF_LOOP,
+        pads_rows=False,
+        budget_s=_BUDGET_OF_LOOP_S,
+    )
+
+
+def measure_step_costs(timing: Timing, *, max_num_seqs: int, max_num_tokens: int) -> StepCosts:
     """Time the passes that decoding runs.
 
     Args:
-        target: of the model whose passes verify.
-        draft: of the model that drafts, if there is one.
+        timing: runs them.
         max_num_seqs: requests that run at once at most.
         max_num_tokens: tokens of a pass at most.
     """
-    num_seqs = [n for n in _NUM_SEQS if n <= max(1, min(max_num_seqs, max_num_tokens))]
+    num_seqs = [n for n in timing.num_seqs if n <= max(1, min(max_num_seqs, max_num_tokens))]
     rows = [r for r in _ROWS_PER_SEQ if r <= max(1, max_num_tokens // num_seqs[-1])]
+    target, draft = timing.target, timing.draft
+    lopsided = rows if timing.pads_rows else []
     lines = [
         [
             *((target, [num_rows] * count) for num_rows in rows),
-            *((target, [num_rows] + [1] * (count - 1)) for num_rows in rows),
+            *((target, [num_rows] + [1] * (count - 1)) for num_rows in lopsided),
             *([] if draft is None else [(draft, [1] * count)]),
         ]
         for count in num_seqs
     ]
-    best = _time_in_rounds(lines)
+    best = _time_in_rounds(lines, _BUDGET_S if timing.budget_s is None else timing.budget_s)
     num_seqs = num_seqs[: len(best)]
-    width = len(rows)
+    width, end = len(rows), len(rows) + len(lopsided)
     return StepCosts(
         CostGrid(num_seqs, rows, [line[:width] for line in best]),
-        None if draft is None else CostGrid(num_seqs, [1], [line[2 * width :] for line in best]),
-        CostGrid(num_seqs, rows, [line[width : 2 * width] for line in best]),
+        None if draft is None else CostGrid(num_seqs, [1], [line[end:] for line in best]),
+        CostGrid(num_seqs, rows, [line[width:end] for line in best]) if lopsided else None,
     )
 
 
-def _time_in_rounds(lines: Sequence[Sequence[_Shape]]) -> list[list[float]]:
+def _time_in_rounds(lines: Sequence[Sequence[_Shape]], budget_s: float) -> list[list[float]]:
     """Time all shapes in turn, a few times over, and keep the best of each.
 
     In turn, because whatever else the machine does for a while must not hit one shape alone.
 
     Args:
         lines: shapes, those that take longest last.
+        budget_s: seconds that it may take.
 
     Returns:
         Seconds of the first lines, as many as the time allows, at least one.
     """
     best: list[list[float]] = []
-    deadline = time.perf_counter() + _BUDGET_S
+    deadline = time.perf_counter() + budget_s
     with Progress(transient=True) as progress:
         task = progress.add_task("timing steps", total=_NUM_ROUNDS * len(lines))
         for line in lines:
-            best.append([_time_pass(*shape) for shape in line])
+            best.append([time_pass(rows) for time_pass, rows in line])
             progress.advance(task)
             if time.perf_counter() > deadline:
                 break
@@ -90,13 +134,16 @@ def _time_in_rounds(lines: Sequence[Sequence[_Shape]]) -> list[list[float]]:
             for line, seconds in zip(lines, best, strict=False):
                 if time.perf_counter() > deadline:
                     return best
-                seconds[:] = map(min, seconds, [_time_pass(*shape) for shape in line])
+                seconds[:] = map(min, seconds, [time_pass(rows) for time_pass, rows in line])
                 progress.advance(task)
     return best
 
 
 def load_or_measure(
-    config: EngineConfig, target: ModelRunner, draft: ModelRunner | None
+    config: EngineConfig,
+    target: ModelRunner,
+    draft: ModelRunner | None,
+    loop: DecodeLoop | None = None,
 ) -> StepCosts:
     """Give the costs as they were measured on this machine before, or measure them now."""
     kept = KeptFile("step-costs", _origin(config, target, draft))
@@ -105,8 +152,7 @@ def load_or_measure(
         return known
     started = time.perf_counter()
     costs = measure_step_costs(
-        target,
-        draft,
+        time_runners(target, draft) if loop is None else time_loop(loop),
         max_num_seqs=config.scheduler.max_num_seqs,
         max_num_tokens=config.scheduler.max_num_batched_tokens,
     )
@@ -151,7 +197,7 @@ def _origin(config: EngineConfig, target: ModelRunner, draft: ModelRunner | None
         platform.node(),
         str(os.cpu_count()),
         str(torch.get_num_threads()),
-        f"{config.scheduler} {config.cache.block_size}",
+        f"{config.scheduler} {config.cache.block_size} {config.runner}",
         f"{__version__} {torch.__version__} {metadata.version('transformers')}",
     ]
 

@@ -48,8 +48,7 @@ class KnownTokens:
 
     def next(self, request: Request, limit: int) -> list[KnownDraft]:
         """Give what is said of the next tokens; see `engine.step.KnownDrafts`."""
-        params = request.params
-        if not (self._lookups or params.structured_output or params.predicted_token_ids):
+        if not self.reads_tokens_of(request):
             return []
         forced = self._ask(self._grammar, request, limit)
         if forced is not None:
@@ -58,6 +57,11 @@ class KnownTokens:
         most = min(limit, self._num_lookup_tokens)
         said += [self._ask(drafter, request, most) for drafter in self._lookups]
         return [known for known in said if known is not None]
+
+    def reads_tokens_of(self, request: Request) -> bool:
+        """Whether anybody could say something of a request."""
+        params = request.params
+        return bool(self._lookups or params.structured_output or params.predicted_token_ids)
 
     def take_seconds(self) -> dict[str, float]:
         """Give the time since the last call that finding drafts took, by who found them."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from engine.draft_planner import DraftPlan, DraftPlanner, DraftRoom
+from engine.draft_planner import DraftPlan, DraftRoom, StepPlanner
+from engine.request import Request
 from engine.speculative.idle_watch import IdleWatch
 from engine.step_ledger import Planning
 
@@ -17,19 +18,22 @@ class PlanMeter:
         planner: decides.
         take_lookup_seconds: gives the time since it was last asked that drafters without a model
             spent on what they found.
+        reads_tokens_of: tells whether somebody drafts by looking at a request's tokens.
         estimated_speedup: gives what the last plan promises; None = plans weigh nothing.
         watch: looks at what is weighed; None = there is no model that could be idle.
     """
 
     def __init__(
         self,
-        planner: DraftPlanner,
+        planner: StepPlanner,
         take_lookup_seconds: Callable[[], dict[str, float]],
+        reads_tokens_of: Callable[[Request], bool],
         estimated_speedup: Callable[[], float] | None = None,
         watch: IdleWatch | None = None,
     ) -> None:
         self._planner = planner
         self._take_lookup_seconds = take_lookup_seconds
+        self._reads_tokens_of = reads_tokens_of
         self._estimated_speedup = estimated_speedup
         self._watch = watch
         self._last = Planning()
@@ -45,6 +49,10 @@ class PlanMeter:
         if not is_awake and self._watch is not None:
             self._watch.observe_sleep()
         return is_awake
+
+    def plans_ahead(self, requests: Sequence[Request]) -> bool:
+        """See `engine.draft_planner.DraftPlanner.plans_ahead`."""
+        return not any(map(self._reads_tokens_of, requests))
 
     def plan(self, rooms: Sequence[DraftRoom]) -> list[DraftPlan]:
         """Plan; see `engine.draft_planner.DraftPlanner.plan`."""

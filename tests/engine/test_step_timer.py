@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from engine.runner import step_timer
-from engine.runner.step_timer import measure_step_costs
+from engine.runner.step_timer import measure_step_costs, time_runners
 from tests.tiny_models import generate, greedy, make_core, random_prompts, tiny_llama
 
 PROMPTS = random_prompts(3)
@@ -16,7 +16,7 @@ PROMPTS = random_prompts(3)
 def test_every_shape_is_timed_for_both_models() -> None:
     core = make_core(tiny_llama(), tiny_llama(1))
     draft = core._speculation.proposer._model._drafter._runner  # type: ignore[attr-defined]
-    costs = measure_step_costs(core._runner, draft, max_num_seqs=8, max_num_tokens=64)
+    costs = measure_step_costs(time_runners(core._runner, draft), max_num_seqs=8, max_num_tokens=64)
     assert list(costs.target.num_seqs) == [1, 2, 4, 8]
     assert list(costs.target.rows_per_seq) == [1, 2, 3, 5]
     assert costs.draft is not None
@@ -27,7 +27,9 @@ def test_every_shape_is_timed_for_both_models() -> None:
 def test_a_slow_model_is_timed_for_small_batches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_timer, "_BUDGET_S", 0.0)
     core = make_core(tiny_llama())
-    costs = measure_step_costs(core._runner, None, max_num_seqs=64, max_num_tokens=2048)
+    costs = measure_step_costs(
+        time_runners(core._runner, None), max_num_seqs=64, max_num_tokens=2048
+    )
     assert list(costs.target.num_seqs) == [1]
     assert len(costs.target.by_rows(32, 100)) > 100
 

@@ -1,0 +1,335 @@
+"""Decodes without waiting for the host: an iteration is launched, and read when it is needed.
+
+An iteration is some draft passes, a verify pass and a commit. Each finds what it needs in the state
+that the one before it left on the device (`kernels/decode_state.py`), so the host can launch the
+next one while it does not know yet what this one emits. It fills slots with requests, lays out rows
+and reads results; which requests decode and how much they draft, the scheduler says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from engine.request import NO_TOKEN_POSSIBLE, Request
+from engine.runner.device_pass import DevicePass, PassKind, RowsOfPass
+from engine.runner.device_queue import DeviceQueue, Mark
+from engine.runner.sampling_state import SamplingState, SamplingTraits, can_sample
+from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
+from kernels.commit import ANY_INVALID, NUM_EMITTED
+from kernels.decode_state import DecodeState
+
+# Where passes are timed: far enough into an answer that there is something to attend to.
+_TIMED_TOKENS = 97
+_TIMED_BLOCKS = 16
+
+_INVALID = "The model's logits held NaN or infinity; this request cannot go on."
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A request's place on the device, and what the host knows of what stands there.
+
+    Attributes:
+        index: the slot.
+        request: whose it is.
+        num_tokens: of the request, behind the last iteration that was collected.
+        block_ids: as they were handed to the device.
+    """
+
+    index: int
+    request: Request
+    num_tokens: int = 0
+    block_ids: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Iteration:
+    """An iteration that was launched.
+
+    Attributes:
+        scheduled: the step.
+        slots: one per share.
+        emitted: [num_requests, max_drafts + 3] int64, filled once `end` has passed.
+        start, drafted, end: of its passes.
+    """
+
+    scheduled: SchedulerOutput
+    slots: list[_Slot]
+    emitted: torch.Tensor
+    start: Mark
+    drafted: Mark
+    end: Mark
+
+
+class DecodeLoop:
+    """Runs steps in which everybody decodes.
+
+    Args:
+        state: what the device knows of the requests.
+        sampling: how they sample.
+        queue: where work is handed to the device.
+        target: passes of the model that verifies.
+        draft: passes of the model that drafts; None = nobody drafts here.
+        draft_lags: whether the draft has keys and values of its own, which may lag by a token.
+    """
+
+    def __init__(
+        self,
+        state: DecodeState,
+        sampling: SamplingState,
+        queue: DeviceQueue,
+        target: DevicePass,
+        draft: DevicePass | None,
+        *,
+        draft_lags: bool,
+    ) -> None:
+        self._state = state
+        self._sampling = sampling
+        self._queue = queue
+        self._target = target
+        self._draft = draft
+        self._draft_lags = draft_lags
+        self._slots: dict[str, _Slot] = {}
+        self._is_timed: list[RowsOfPass] = []
+        self._free = list(range(state.scratch_slot))[::-1]
+
+    def takes(self, scheduled: SchedulerOutput) -> bool:
+        """Whether everybody decodes, in a way that needs nothing of the host."""
+        return bool(scheduled.scheduled) and all(map(self._takes, scheduled.scheduled))
+
+    def launch(self, scheduled: SchedulerOutput) -> Iteration:
+        """Hand a step that it takes to the device."""
+        shares = scheduled.scheduled
+        slots = self._fill_slots(shares)
+        traits = SamplingTraits.of(share.request for share in shares)
+        start = self._queue.mark()
+        self._place_known(shares, slots)
+        self._launch_drafts(shares, slots, traits)
+        drafted = self._queue.mark()
+        num_drafts = [share.num_draft_tokens for share in shares]
+        rows = RowsOfPass(
+            PassKind.VERIFY,
+            [slot.index for slot in slots],
+            num_drafts,
+            [count + 1 for count in num_drafts],
+        )
+        self._target.launch(rows, traits)
+        emitted = self._target.fetch(len(shares))
+        return Iteration(scheduled, slots, emitted, start, drafted, self._queue.mark())
+
+    def collect(self, iteration: Iteration) -> ModelOutput:
+        """Wait for an iteration and read what it emitted; in the order of the launches."""
+        iteration.end.wait()
+        shares, rows = iteration.scheduled.scheduled, iteration.emitted.tolist()
+        outcomes: list[RequestOutcome] = []
+        for share, slot, row in zip(shares, iteration.slots, rows, strict=True):
+            emitted = row[: row[NUM_EMITTED]]
+            slot.num_tokens += len(emitted)
+            outcomes.append(self._outcome(share, emitted, is_invalid=bool(row[ANY_INVALID])))
+        return ModelOutput(outcomes)
+
+    def seconds(self, iteration: Iteration) -> tuple[float, float]:
+        """Give the device's time for a collected iteration's drafts and for its verify pass."""
+        draft_seconds = iteration.drafted.seconds_since(iteration.start)
+        return draft_seconds, iteration.end.seconds_since(iteration.drafted)
+
+    @property
+    def has_draft(self) -> bool:
+        """Whether a model drafts here."""
+        return self._draft is not None
+
+    def change_rates(self, rates: Sequence[float]) -> None:
+        """Let the dice accept drafts at other rates; see `kernels/synthetic_limits.py`."""
+        self._target.change_rates(rates)
+
+    def time_target(self, num_rows: Sequence[int]) -> float:
+        """Give the seconds of a verify pass with so many rows per request, while nobody decodes."""
+        last_offsets = [count - 1 for count in num_rows]
+        rows = RowsOfPass(PassKind.VERIFY, range(len(num_rows)), last_offsets, num_rows)
+        return self._time(self._target, rows)
+
+    def time_draft(self, num_rows: Sequence[int]) -> float:
+        """Give the seconds of a draft pass with one row per request, while nobody decodes."""
+        assert self._draft is not None, "a loop without a draft has no draft passes"
+        slots = range(len(num_rows))
+        rows = RowsOfPass(PassKind.DRAFT, slots, [0] * len(slots), [1] * len(slots))
+        return self._time(self._draft, rows)
+
+    def _time(self, device_pass: DevicePass, rows: RowsOfPass) -> float:
+        """Time a pass in the middle of answers; its keys and values go to blocks of nobody."""
+        assert not self._slots, "somebody decodes"
+        state, num_requests = self._state, len(rows.slots)
+        num_blocks = min(_TIMED_BLOCKS, state.block_tables.shape[1])
+
+        def fill() -> None:
+            state.num_tokens[:num_requests] = _TIMED_TOKENS
+            state.block_tables[:num_requests, :num_blocks] = 1
+
+        self._queue.submit(fill)
+        if rows not in self._is_timed:
+            # The first times compile and record.
+            device_pass.launch(rows, SamplingTraits())
+            device_pass.launch(rows, SamplingTraits())
+            self._is_timed.append(rows)
+            self._queue.submit(fill)
+        start = self._queue.mark()
+        device_pass.launch(rows, SamplingTraits())
+        end = self._queue.mark()
+        end.wait()
+        return end.seconds_since(start)
+
+    def evict(self, request_ids: Iterable[str]) -> None:
+        """Forget requests that have ended; unknown ids are fine."""
+        for request_id in request_ids:
+            slot = self._slots.pop(request_id, None)
+            if slot is not None:
+                self._free.append(slot.index)
+
+    def _takes(self, share: ScheduledRequest) -> bool:
+        needs_model = share.num_draft_tokens > 0 and share.known_draft is None
+        return (
+            share.num_tokens == 1
+            and share.samples
+            and share.num_catch_up_tokens <= 1
+            and not share.wants_prompt_logprobs
+            and share.num_draft_tokens <= self._state.max_drafts
+            and (self._draft is not None or not needs_model)
+            and can_sample(share.request)
+        )
+
+    def _fill_slots(self, shares: Sequence[ScheduledRequest]) -> list[_Slot]:
+        """Give every request its slot, and hand the device what it does not know of it."""
+        slots: list[_Slot] = []
+        entering: list[_Slot] = []
+        moved: list[_Slot] = []
+        for share in shares:
+            request = share.request
+            slot = self._slots.get(request.request_id)
+            if slot is None or slot.request is not request:
+                self.evict([request.request_id])
+                slot = self._slots[request.request_id] = _Slot(self._free.pop(), request)
+            slots.append(slot)
+            if slot.num_tokens != request.num_tokens:
+                slot.num_tokens = request.num_tokens
+                entering.append(slot)
+            if slot.block_ids != share.block_ids:
+                slot.block_ids = share.block_ids
+                moved.append(slot)
+        if entering:
+            self._enter(entering)
+        if moved:
+            self._move(moved)
+        return slots
+
+    def _enter(self, slots: Sequence[_Slot]) -> None:
+        tokens = [slot.request.token_ids for slot in slots]
+        rows = np.array(
+            [
+                [slot.index, len(ids), ids[-1], ids[-2] if len(ids) > 1 else 0]
+                for slot, ids in zip(slots, tokens, strict=True)
+            ],
+            dtype=np.int64,
+        )
+        staged = self._queue.stage(rows.T.copy())
+        state = self._state
+
+        def write() -> None:
+            index, num_tokens, last, prev = staged.to(state.num_tokens.device, non_blocking=True)
+            state.num_tokens[index] = num_tokens
+            state.last_token[index] = last
+            state.prev_token[index] = prev
+
+        self._queue.submit(write)
+        self._sampling.enter([s.request for s in slots], [s.index for s in slots])
+
+    def _move(self, slots: Sequence[_Slot]) -> None:
+        """Hand over block tables, whole: no slot may name a block that it does not hold."""
+        tables = self._state.block_tables
+        width = max(len(slot.block_ids) for slot in slots)
+        rows = np.zeros((len(slots), width + 1), dtype=np.int32)
+        for row, slot in zip(rows, slots, strict=True):
+            row[0] = slot.index
+            row[1 : 1 + len(slot.block_ids)] = slot.block_ids
+        staged = self._queue.stage(rows)
+
+        def write() -> None:
+            moved = staged.to(tables.device, non_blocking=True)
+            index = moved[:, 0].long()
+            if width < tables.shape[1]:
+                tables[index, width:] = 0
+            tables[index, :width] = moved[:, 1:]
+
+        self._queue.submit(write)
+
+    def _place_known(self, shares: Sequence[ScheduledRequest], slots: Sequence[_Slot]) -> None:
+        """Hand over the drafts that need no model."""
+        known = [
+            (slot.index, share.known_draft.token_ids[: share.num_draft_tokens])
+            for share, slot in zip(shares, slots, strict=True)
+            if share.known_draft is not None
+        ]
+        if not known:
+            return
+        drafts = self._state.draft_tokens
+        width = max(len(token_ids) for _, token_ids in known)
+        rows = np.zeros((len(known), width + 1), dtype=np.int64)
+        for row, (index, token_ids) in zip(rows, known, strict=True):
+            row[0] = index
+            row[1 : 1 + len(token_ids)] = token_ids
+        staged = self._queue.stage(rows)
+
+        def write() -> None:
+            placed = staged.to(drafts.device, non_blocking=True)
+            drafts[placed[:, 0], :width] = placed[:, 1:]
+
+        self._queue.submit(write)
+
+    def _launch_drafts(
+        self,
+        shares: Sequence[ScheduledRequest],
+        slots: Sequence[_Slot],
+        traits: SamplingTraits,
+    ) -> None:
+        chains = [
+            (slot.index, share.num_draft_tokens)
+            for share, slot in zip(shares, slots, strict=True)
+            if share.num_draft_tokens and share.known_draft is None
+        ]
+        if not chains:
+            return
+        assert self._draft is not None, "a loop without a draft takes no such step"
+        for offset in range(max(length for _, length in chains)):
+            drafting = [index for index, length in chains if length > offset]
+            heals = offset == 0 and self._draft_lags
+            rows = RowsOfPass(
+                PassKind.FIRST_DRAFT if heals else PassKind.DRAFT,
+                drafting,
+                [offset] * len(drafting),
+                [2 if heals else 1] * len(drafting),
+            )
+            self._draft.launch(rows, traits)
+
+    def _outcome(
+        self, share: ScheduledRequest, emitted: list[int], *, is_invalid: bool
+    ) -> RequestOutcome:
+        request, num_drafts = share.request, share.num_draft_tokens
+        num_draft_computed = request.num_draft_computed_tokens
+        if not self._draft_lags:
+            num_draft_computed = request.num_computed_tokens + 1 + num_drafts
+        elif num_drafts and share.known_draft is None:
+            # The last draft was sampled and not computed.
+            num_draft_computed = request.num_computed_tokens + num_drafts
+        outcome = RequestOutcome(
+            sampled=emitted,
+            num_draft_tokens=num_drafts,
+            num_accepted_tokens=len(emitted) - 1,
+            num_draft_computed_tokens=num_draft_computed,
+        )
+        if is_invalid:
+            rules_out = request.params.can_rule_out_all
+            outcome.error = NO_TOKEN_POSSIBLE if rules_out else _INVALID
+        return outcome
