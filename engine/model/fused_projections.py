@@ -93,13 +93,13 @@ class _Leading(_Member):
             [..., out_features], its rows strided.
         """
         product = functional.linear(input, self.fused_weight, self.fused_bias)
-        own, *others = product.split(self.sizes, dim=-1)
+        parts: tuple[torch.Tensor, ...] = product.split(self.sizes, dim=-1)
         self.group.input = input
-        self.group.parts = dict(enumerate(others, start=1))
-        return own
+        self.group.parts = dict(enumerate(parts[1:], start=1))
+        return parts[0]
 
 
-def fuse_projections(model: nn.Module) -> int:
+def fuse(model: nn.Module) -> int:
     """Fuse the plain projections of a model that read the same input, in place.
 
     Quantised, adapted and otherwise special modules stay as they are, and so do those whose weights
@@ -109,9 +109,7 @@ def fuse_projections(model: nn.Module) -> int:
         How many groups were fused.
     """
     owners = Counter(
-        id(weight)
-        for module in model.modules()
-        for weight in module.parameters(recurse=False)
+        id(weight) for module in model.modules() for weight in module.parameters(recurse=False)
     )
     fused = 0
     for parent in model.modules():
