@@ -17,6 +17,7 @@ AUTO_MAX_DRAFT_TOKENS = 8
 NO_DRAFT = "none"
 TOKEN_DRAFTERS = ("ngram", "suffix")
 LAYER_SKIP = "layer-skip"
+SHAPE_PREFIX = "shape:"
 TLI, SLEM, SAME_VOCABULARY = "tli", "slem", "same"
 VOCABULARIES = ("auto", TLI, SLEM, SAME_VOCABULARY)
 MAX_ACCEPTANCE_RATES = 32
@@ -36,7 +37,11 @@ def option(default: Any, help_text: str, *, flag: str | None = None, metavar: st
 class ModelConfig:
     """Which target model is served, and how it is held."""
 
-    model: str | None = option(None, "hub id or local folder; none = the demo pair")
+    model: str | None = option(
+        None,
+        "hub id or local folder; none = the demo pair; "
+        f"{SHAPE_PREFIX}NAME = random weights of a shape in model_configs/shapes, no tokenizer",
+    )
     revision: str | None = option(None, "branch, tag or commit of a hub id")
     dtype: str = option("auto", f"one of {', '.join(DTYPES)}; auto = float32 on CPU")
     device: str = option("auto", "torch device; auto = cuda where there is one, else cpu")
@@ -45,6 +50,9 @@ class ModelConfig:
     )
     trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint")
     load_weights: bool = option(True, "off = random weights at the checkpoint's shapes")
+    fuse_projections: bool = option(
+        True, "compute projections that read the same input (q/k/v, gate/up) as one product"
+    )
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
 
     def __post_init__(self) -> None:

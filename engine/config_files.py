@@ -114,11 +114,7 @@ def load_config_file(name_or_path: str | Path) -> ConfigFile:
         ConfigError: no such file, no YAML, an unknown key, a value of the wrong type or range.
     """
     path = _find(name_or_path)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
-    sections = _mapping(content if content is not None else {}, str(path))
+    sections = read_yaml(path)
     tested_on = _text(sections.pop("tested_on", None), "tested_on", path)
     notes = _text(sections.pop("notes", None), "notes", path)
     try:
@@ -126,6 +122,19 @@ def load_config_file(name_or_path: str | Path) -> ConfigFile:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return ConfigFile(path=path, config=config, tested_on=tested_on, notes=notes or "")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML file of keys and values; nothing in it is nothing said.
+
+    Raises:
+        ConfigError: no such file, no YAML, or no keys.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    return _mapping(content if content is not None else {}, str(path))
 
 
 def write_config_file(path: Path, config: EngineConfig, *, tested_on: str, notes: str) -> None:

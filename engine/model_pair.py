@@ -9,10 +9,11 @@ from functools import partial
 import psutil
 import torch
 
-from engine.config import EngineConfig, ModelConfig
+from engine.config import SHAPE_PREFIX, EngineConfig, ModelConfig
 from engine.errors import ConfigError
 from engine.model.loader import LoadedModel, load_model
 from engine.model.self_check import check_model
+from engine.model.shapes import load_shape
 from engine.speculative.layer_choice import choose_layers, trial_prompts
 from engine.tokenization import Tokenizer, load_tokenizer
 from engine.vocabularies import ForeignVocabulary, Vocabulary, choose_vocabulary
@@ -100,16 +101,30 @@ def add_draft(config: EngineConfig, alone: ModelPair) -> ModelPair:
 
 
 def _load(model: ModelConfig, name: str, revision: str | None, device: torch.device) -> LoadedModel:
-    loaded = load_model(
-        name,
-        revision=revision,
-        dtype=model.dtype,
-        device=device,
-        trust_remote_code=model.trust_remote_code,
-        load_weights=model.load_weights,
-    )
+    if name.startswith(SHAPE_PREFIX):
+        loaded = _load_shape(model, name, revision, device)
+    else:
+        loaded = load_model(
+            name,
+            revision=revision,
+            dtype=model.dtype,
+            device=device,
+            trust_remote_code=model.trust_remote_code,
+            load_weights=model.load_weights,
+            fuse_projections=model.fuse_projections,
+        )
     check_model(loaded)
     return loaded
+
+
+def _load_shape(
+    model: ModelConfig, name: str, revision: str | None, device: torch.device
+) -> LoadedModel:
+    if revision is not None:
+        raise ConfigError(f"revision: {revision!r} is of no hub id; {name} has none.")
+    return load_shape(
+        name, dtype=model.dtype, device=device, fuse_projections=model.fuse_projections
+    )
 
 
 def resolve_device(name: str) -> torch.device:

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from transformers import AutoTokenizer
 
+from engine.config import SHAPE_PREFIX
 from engine.errors import ModelLoadError
 from engine.sampling_params import SamplingParams
 from engine.token_bytes import TokenBytes, Tokenizer
@@ -39,11 +40,13 @@ _MAX_WINDOW_TOKENS = 8
 def load_tokenizer(
     name: str, revision: str | None = None, trust_remote_code: bool = False
 ) -> Tokenizer | None:
-    """Load the tokenizer of a hub id or local folder; None when a folder holds none.
+    """Load the tokenizer of a hub id or local folder; None for a folder without one, or a shape.
 
     Raises:
         ModelLoadError: there is a tokenizer, but it cannot be loaded.
     """
+    if name.startswith(SHAPE_PREFIX):
+        return None
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return None

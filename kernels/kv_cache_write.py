@@ -21,13 +21,19 @@ def kv_cache_write(
     """Store each token's key and value in its slot, in place.
 
     Args:
-        key: [num_tokens, num_kv_heads, head_dim], the cache's dtype; any strides.
+        key: [num_tokens, num_kv_heads, head_dim], the cache's dtype; any strides, on a GPU with a
+            dense last dimension.
         value: [num_tokens, num_kv_heads, value_head_dim].
         key_cache: [num_blocks, block_size, num_kv_heads, head_dim], contiguous.
         value_cache: [num_blocks, block_size, num_kv_heads, value_head_dim], contiguous.
         slot_mapping: [num_tokens] int64, `block * block_size + offset`. Tokens that share a slot
-            (padding rows in scratch block 0) leave either's value there.
+            (padding rows in scratch block 0) leave either's value there, or a mixture.
     """
+    if key.is_cuda and key.stride(-1) == 1 and value.stride(-1) == 1:
+        from kernels.kv_cache_write_triton import kv_cache_write_triton
+
+        kv_cache_write_triton(key, value, key_cache, value_cache, slot_mapping)
+        return
     key_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
     value_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)
 

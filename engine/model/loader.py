@@ -23,6 +23,7 @@ from transformers import (
 
 from engine.errors import ModelLoadError, ModelNotSupportedError, OutOfMemoryError
 from engine.kv_cache.storage import LayerKVSpec
+from engine.model import fused_projections
 from engine.model.attention import (
     PAGED_ATTENTION,
     PROBE_ATTENTION,
@@ -31,6 +32,7 @@ from engine.model.attention import (
     mask_function_of,
     use_attention_context,
 )
+from engine.model.random_weights import random_model
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ def load_model(
     device: torch.device,
     trust_remote_code: bool = False,
     load_weights: bool = True,
+    fuse_projections: bool = True,
 ) -> LoadedModel:
     """Load a causal language model by hub id or from a local folder.
 
@@ -88,6 +91,7 @@ def load_model(
         device: where the weights go.
         trust_remote_code: run Python code that comes with the checkpoint.
         load_weights: false = random weights at the checkpoint's shapes.
+        fuse_projections: see `from_model`.
 
     Raises:
         ModelLoadError: the checkpoint cannot be found or read.
@@ -101,18 +105,18 @@ def load_model(
         raise ModelLoadError(f"{name}: its configuration cannot be loaded: {error}") from error
     _check_config(config, name)
     _check_is_causal_lm(config, name)
-    wanted = _torch_dtype(dtype, device)
-    options: dict[str, Any] = {"dtype": wanted, "attn_implementation": PAGED_ATTENTION}
+    wanted = dtype_to_load(dtype, device)
+    model: Any
     try:
         if load_weights:
+            options: dict[str, Any] = {"dtype": wanted, "attn_implementation": PAGED_ATTENTION}
             if device.type != "cpu":
                 options["device_map"] = {"": device}
             model = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **origin)
         else:
-            with device:
-                model = AutoModelForCausalLM.from_config(
-                    config, **options, trust_remote_code=trust_remote_code
-                )
+            model = random_model(
+                config, dtype=wanted, device=device, trust_remote_code=trust_remote_code
+            )
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{name}: its weights do not fit on {device}: {error}; "
@@ -120,13 +124,20 @@ def load_model(
         ) from error
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         raise ModelLoadError(f"{name}: the model cannot be loaded: {error}") from error
-    return from_model(model, name=name)
+    return from_model(model, name=name, fuse_projections=fuse_projections)
 
 
-def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedModel:
+def from_model(
+    model: PreTrainedModel, *, name: str | None = None, fuse_projections: bool = True
+) -> LoadedModel:
     """Make a transformers model that is already in memory ready for `forward_packed`.
 
-    The model's attention implementation is changed in place.
+    The model's attention implementation and its projections are changed in place.
+
+    Args:
+        model: the model.
+        name: what it is called; None = as it calls itself.
+        fuse_projections: compute projections that read the same input as one product.
 
     Raises:
         ModelNotSupportedError: the architecture cannot be served.
@@ -136,7 +147,10 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
     model.eval().requires_grad_(False)
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
+    if fuse_projections:
+        fused_projections.fuse(model)
     calls, vocab_size = _probe(model, architecture)
+    fused_projections.separate_unshared(model)
     _check_layers(calls, text_config, architecture)
     distinct = {(id(call.mask), call.sliding_window): call for call in reversed(calls)}
     for call in reversed(distinct.values()):
@@ -158,7 +172,8 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
     )
 
 
-def _torch_dtype(dtype: str, device: torch.device) -> torch.dtype | str:
+def dtype_to_load(dtype: str, device: torch.device) -> torch.dtype | str:
+    """Give the dtype of a name; `auto` is float32 on the CPU and elsewhere stays `auto`."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
     return _DTYPES[dtype]
