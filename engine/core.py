@@ -164,8 +164,10 @@ class EngineCore:
         scheduled = self.scheduler.schedule()
         if not scheduled.scheduled:
             return self._update(scheduled, ModelOutput([]))
-        if self._loop is not None and self._loop.takes(scheduled):
-            return self._step_ahead(self._loop.launch(scheduled), clock)
+        if self._loop is not None:
+            self._loop.evict(request.request_id for request in scheduled.preempted)
+            if self._loop.takes(scheduled):
+                return self._step_ahead(self._loop.launch(scheduled), clock)
         sampling = self._sampling_batch(scheduled)
         clock.start_draft()
         draft = self._speculation.proposer.propose(scheduled, sampling)

@@ -3,11 +3,12 @@
 For request i in slot s with n drafts and samples x[0..n] from row `row_starts[i]`:
 
     accepted = length of the longest prefix with draft_tokens[s, j] = x[j], j < n
-               (or min(accepted_limits[i], n), where others decide)
-    emitted  = x[0..accepted]
+    emitted  = draft_tokens[s, 0..accepted-1], x[accepted], which is x[0..accepted]
 
-which is law 1 of ARCHITECTURE.md; the host's twin is `engine/speculative/verifier.py`. All that the
-host wants to know lies in one tensor, so that one copy brings it. Shapes: R rows, B requests.
+That is law 1 of ARCHITECTURE.md; the host's twin is `engine/speculative/verifier.py`. Where dice
+decide instead, accepted is min(accepted_limits[i], n), and drafts are emitted that x disagrees
+with. All that the host wants to know lies in one tensor, so that one copy brings it. Shapes: R
+rows, B requests.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ def commit_reference(
         num_accepted = agrees.long().cumprod(dim=1).sum(dim=1)
     else:
         num_accepted = torch.minimum(accepted_limits.long(), num_drafts)
+        is_draft = places[:-1] < num_accepted[:, None]
+        samples[:, :-1] = torch.where(is_draft, state.draft_tokens[slots], samples[:, :-1])
 
     is_request = slots != state.scratch_slot
     num_emitted = torch.where(is_request, num_accepted + 1, 0)

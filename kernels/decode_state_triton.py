@@ -219,10 +219,11 @@ def commit_kernel(
     limit = tl.load(num_drafts + request)
     row = tl.load(row_starts + request).to(tl.int64) + column
     samples = tl.load(sampled + row, mask=is_request & (column <= limit), other=0)
+    drafts = tl.load(draft_tokens + slot * MAX_DRAFTS + column, mask=column < limit, other=0)
     if HAS_LIMITS:
         num_accepted = tl.minimum(tl.load(accepted_limits + request), limit)
+        samples = tl.where(column < num_accepted, drafts, samples)
     else:
-        drafts = tl.load(draft_tokens + slot * MAX_DRAFTS + column, mask=column < limit, other=0)
         agrees = (column < limit) & (drafts == samples)
         num_accepted = tl.min(tl.where(agrees, BLOCK, column), axis=0)
 

@@ -24,7 +24,6 @@ from kernels.decode_state import DecodeState
 
 # Where passes are timed: far enough into an answer that there is something to attend to.
 _TIMED_TOKENS = 97
-_TIMED_BLOCKS = 16
 
 _INVALID = "The model's logits held NaN or infinity; this request cannot go on."
 
@@ -163,27 +162,24 @@ class DecodeLoop:
         """Time a pass in the middle of answers; its keys and values go to blocks of nobody."""
         assert not self._slots, "somebody decodes"
         state, num_requests = self._state, len(rows.slots)
-        num_blocks = min(_TIMED_BLOCKS, state.block_tables.shape[1])
+        num_tokens = min(_TIMED_TOKENS, device_pass.max_seq_len - max(rows.num_rows))
 
         def fill() -> None:
-            state.num_tokens[:num_requests] = _TIMED_TOKENS
-            state.block_tables[:num_requests, :num_blocks] = 1
+            state.num_tokens[:num_requests] = max(1, num_tokens)
+            state.block_tables[:num_requests] = 1
 
-        self._queue.submit(fill)
-        if rows not in self._is_timed:
-            # The first times compile and record.
-            device_pass.launch(rows, SamplingTraits())
-            device_pass.launch(rows, SamplingTraits())
-            self._is_timed.append(rows)
+        # The first times compile and record.
+        for _ in range(1 if rows in self._is_timed else 3):
             self._queue.submit(fill)
-        start = self._queue.mark()
-        device_pass.launch(rows, SamplingTraits())
-        end = self._queue.mark()
+            start = self._queue.mark()
+            device_pass.launch(rows, SamplingTraits())
+            end = self._queue.mark()
+        self._is_timed.append(rows)
         end.wait()
         return end.seconds_since(start)
 
     def evict(self, request_ids: Iterable[str]) -> None:
-        """Forget requests that have ended; unknown ids are fine."""
+        """Forget requests that have ended or hold no blocks; unknown ids are fine."""
         for request_id in request_ids:
             slot = self._slots.pop(request_id, None)
             if slot is not None:

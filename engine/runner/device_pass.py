@@ -107,6 +107,9 @@ class DevicePass:
         max_seq_len: tokens of a request at most.
         vocab_size: of the target; wider logits are cut.
         dice: accept drafts in the target's place; None = the target does.
+
+    Attributes:
+        max_seq_len: tokens of a request at most.
     """
 
     def __init__(
@@ -127,7 +130,7 @@ class DevicePass:
         self._sampling = sampling
         self._queue = queue
         self._graphs = graphs
-        self._max_seq_len = max_seq_len
+        self.max_seq_len = max_seq_len
         self._vocab_size = min(vocab_size, runner.loaded.vocab_size)
         self._dice = dice
         device = runner.loaded.device
@@ -219,10 +222,9 @@ class DevicePass:
         """Run the model; returns the logits that are sampled, in the model's own type."""
         loaded, storage, state = self._runner.loaded, self._runner.storage, self._state
         device = loaded.device
-        inputs = PassInputs(
-            *(torch.empty(shape.num_rows, dtype=torch.int64, device=device) for _ in range(3)),
-            torch.empty(shape.num_requests, dtype=torch.int32, device=device),
-        )
+        like = torch.empty(shape.num_rows, dtype=torch.int64, device=device)
+        seq_lens = torch.empty(shape.num_requests, dtype=torch.int32, device=device)
+        inputs = PassInputs(like, torch.empty_like(like), torch.empty_like(like), seq_lens)
         rows = PassRows(views.slots, views.offsets, views.request_slots, views.last_offsets)
         prepare_rows(
             state,
@@ -238,7 +240,7 @@ class DevicePass:
             block_size=storage.block_size,
             num_tokens=shape.num_rows,
             max_query_len=shape.max_query_len,
-            max_seq_len=self._max_seq_len,
+            max_seq_len=self.max_seq_len,
         )
         every = 2 if shape.kind is PassKind.FIRST_DRAFT else 1
         logits_rows = torch.arange(every - 1, shape.num_rows, every, device=device)
@@ -263,7 +265,12 @@ class DevicePass:
         if self._dice is not None:
             limits = torch.empty_like(num_drafts)
             synthetic_limits(
-                self._dice, self._state.num_tokens, views.request_slots, num_drafts, limits
+                self._dice,
+                self._state.num_tokens,
+                views.request_slots,
+                num_drafts,
+                limits,
+                max_drafts=self._state.max_drafts,
             )
         commit(
             self._state,

@@ -115,4 +115,5 @@ class _Event:
 
     def seconds_since(self, earlier: Mark) -> float:
         assert isinstance(earlier, _Event), "marks of one queue are compared"
-        return earlier._event.elapsed_time(self._event) / 1e3
+        milliseconds: float = earlier._event.elapsed_time(self._event)
+        return milliseconds / 1e3

@@ -95,8 +95,11 @@ class InputBatch:
         logits_rows = np.concatenate(rows)
         if self._device.type == "cuda":
             return self._on_device((*wide, logits_rows), (tables, starts, seq_lens))
+        token_ids, positions, slots = map(torch.from_numpy, wide)
         return PackedInputs(
-            *map(torch.from_numpy, wide),
+            token_ids,
+            positions,
+            slots,
             plan=plan_paged_attention(
                 torch.from_numpy(tables),
                 torch.from_numpy(starts),

@@ -65,7 +65,8 @@ class Timing:
 
 def time_runners(target: ModelRunner, draft: ModelRunner | None) -> Timing:
     """Time passes that are waited for."""
-    return Timing(partial(_time_pass, target), draft and partial(_time_pass, draft))
+    time_draft = None if draft is None else partial(_time_pass, draft)
+    return Timing(partial(_time_pass, target), time_draft)
 
 
 def time_loop(loop: DecodeLoop) -> Timing:

@@ -111,13 +111,17 @@ def test_says_whether_an_emitted_token_is_invalid(row: int, is_seen: bool) -> No
     assert case.packed[:, ANY_INVALID].tolist() == [0, int(is_seen), 0]
 
 
-def test_limits_stand_in_the_place_of_agreement() -> None:
+def test_where_limits_decide_drafts_are_emitted_as_drafted() -> None:
     case = Case("ragged", "cpu")
     before = copy_of(case.state)
     limits = int32([9, 3, 0], "cpu")
     commit(case.state, *case.arguments(), case.packed, accepted_limits=limits)
-    samples = case.samples
-    expected = [samples[0:2], samples[2:6], samples[7:8]]
+    accepted = [min(*pair) for pair in zip([9, 3, 0], case.num_drafts, strict=True)]
+    starts = case.requests.row_starts.tolist()
+    expected = [
+        [*before.draft_tokens[slot, :count].tolist(), case.samples[start + count]]
+        for slot, start, count in zip(case.slots, starts, accepted, strict=True)
+    ]
     assert emitted_of(case.packed) == expected
     for slot, tokens in zip(case.slots, expected, strict=True):
         check_state(case.state, before, slot, tokens)
