@@ -12,6 +12,7 @@ from typing import Any
 
 from engine.errors import ConfigError
 
+COMPILE_MODES = ("auto", "on", "off")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 AUTO_MAX_DRAFT_TOKENS = 8
 NO_DRAFT = "none"
@@ -41,8 +42,18 @@ class ModelConfig:
     trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint")
     load_weights: bool = option(True, "off = random weights at the checkpoint's shapes")
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
+    compile: str = option(
+        "auto",
+        "on = decoder layers are compiled by torch.compile, or the model is refused; off = they "
+        "are not; auto = on CUDA they are, if they can be",
+        metavar="auto|on|off",
+    )
 
     def __post_init__(self) -> None:
+        if self.compile not in COMPILE_MODES:
+            raise ConfigError(
+                f"compile: {self.compile!r} is not one of {', '.join(COMPILE_MODES)}."
+            )
         if self.dtype not in DTYPES:
             raise ConfigError(f"dtype: {self.dtype!r} is not one of {', '.join(DTYPES)}.")
         _at_least("max_model_len", self.max_model_len, 2)

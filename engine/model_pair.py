@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,12 +11,15 @@ import psutil
 import torch
 
 from engine.config import EngineConfig, ModelConfig
-from engine.errors import ConfigError
+from engine.errors import ConfigError, ModelNotSupportedError
+from engine.model.compiled import compile_layers
 from engine.model.loader import LoadedModel, load_model
 from engine.model.self_check import check_model
 from engine.speculative.layer_choice import choose_layers, trial_prompts
 from engine.tokenization import Tokenizer, load_tokenizer
 from engine.vocabularies import ForeignVocabulary, Vocabulary, choose_vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 def _no_tokenizer() -> Tokenizer | None:
@@ -109,7 +113,19 @@ def _load(model: ModelConfig, name: str, revision: str | None, device: torch.dev
         load_weights=model.load_weights,
     )
     check_model(loaded)
+    _compile(model, loaded)
     return loaded
+
+
+def _compile(model: ModelConfig, loaded: LoadedModel) -> None:
+    if model.compile == "off" or (model.compile == "auto" and loaded.device.type != "cuda"):
+        return
+    try:
+        compile_layers(loaded)
+    except ModelNotSupportedError as error:
+        if model.compile == "on":
+            raise
+        logger.warning("not_compiled model=%s reason=%s", loaded.name, error)
 
 
 def resolve_device(name: str) -> torch.device:

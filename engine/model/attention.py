@@ -155,7 +155,8 @@ def use_attention_context(context: AttentionContext | ProbeContext) -> Iterator[
 
 def is_paged_pass() -> bool:
     """Whether a pass over a paged cache is running, not a probe's and not a model's own."""
-    return isinstance(_current.get(), AttentionContext)
+    context = _current.get()
+    return context is not None and not isinstance(context, ProbeContext)
 
 
 def number_for_tracing(layer: torch.nn.Module, layer_idx: int) -> None:
@@ -280,7 +281,8 @@ def _check_keywords(
     keywords: dict[str, Any],
 ) -> None:
     for name, value in keywords.items():
-        if value is None or name in _HONOURED_KEYWORDS or name in _INERT_KEYWORDS:
+        # Names first: a value that tracing does not look at is no input of the graph.
+        if name in _HONOURED_KEYWORDS or name in _INERT_KEYWORDS or value is None:
             continue
         if name == "is_causal" and value:
             continue

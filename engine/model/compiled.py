@@ -31,52 +31,61 @@ from engine.model.self_check import compare_logits, trial_logits
 logger = logging.getLogger(__name__)
 
 Backend = str | Callable[..., Any]
+
+# What tracing, code generation and the first run of generated code are known to raise.
+_FAILURES = (RuntimeError, AssertionError, TypeError, ValueError, ModelNotSupportedError)
 _LONGEST_REASON = 300
 
 
-def compile_layers(loaded: LoadedModel, backend: Backend = "inductor") -> bool:
+def compile_layers(loaded: LoadedModel, backend: Backend = "inductor") -> None:
     """Compile the decoder layers of a model, in place, and try them on a few tokens.
-
-    A model that cannot be compiled stays as it is, and one line of the log says why.
 
     Args:
         loaded: a model that `check_model` has passed.
         backend: of torch.compile.
 
-    Returns:
-        Whether its layers are compiled.
+    Raises:
+        ModelNotSupportedError: they cannot be compiled, and are as they were; names the
+            architecture and the reason.
     """
-    name = f"{loaded.name} ({type(loaded.model).__name__})"
-    paths = paths_of_layers(loaded)
-    if len(paths) != 1:
-        return _left_eager(name, f"{len(paths)} lists of layers with one attention each, not 1")
-    layers = list(loaded.model.get_submodule(paths[0]).children())
-    if any("forward" in vars(layer) for layer in layers):
-        return _left_eager(name, "its layers' forward was replaced, maybe by an earlier compilation")
+    layers = _layers_of(loaded)
     expected = trial_logits(loaded)
-    block = _Block(name, _compiled(type(layers[0]).__name__, backend))
+    block = _Block(loaded.name, _compiled(type(layers[0]).__name__, backend))
     for index, layer in enumerate(layers):
         number_for_tracing(layer, index)
         layer.forward = _Forward(block, layer)
     start = time.perf_counter()
     try:
         compare_logits(loaded, "compiled layers and eager ones", trial_logits(loaded), expected)
-    except ModelNotSupportedError as error:
-        block.give_up(error)
-    block.is_trial = False
-    if block.run is None:
+    except _FAILURES as error:
         for layer in layers:
             del layer.forward
-        return False
+        raise _not_compiled(loaded, _brief(error)) from error
+    block.is_trial = False
     seconds = time.perf_counter() - start
-    logger.info("compiled model=%s layers=%d seconds=%.1f", name, len(layers), seconds)
-    return True
+    logger.info("compiled model=%s layers=%d seconds=%.1f", loaded.name, len(layers), seconds)
 
 
-def _left_eager(name: str, reason: object) -> bool:
-    text = " ".join(str(reason).split())[:_LONGEST_REASON]
-    logger.warning("not_compiled model=%s reason=%s", name, text)
-    return False
+def _layers_of(loaded: LoadedModel) -> list[nn.Module]:
+    paths = paths_of_layers(loaded)
+    if len(paths) != 1:
+        reason = f"it has {len(paths)} lists of layers with one attention each, not 1"
+        raise _not_compiled(loaded, reason)
+    layers = list(loaded.model.get_submodule(paths[0]).children())
+    if any("forward" in vars(layer) for layer in layers):
+        raise _not_compiled(loaded, "something has replaced its layers' forward")
+    return layers
+
+
+def _not_compiled(loaded: LoadedModel, reason: str) -> ModelNotSupportedError:
+    return ModelNotSupportedError(
+        f"compile: the layers of {loaded.name} ({type(loaded.model).__name__}) cannot be compiled: "
+        f"{reason}; give --compile off."
+    )
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
 
 
 @dataclass(slots=True, eq=False)
@@ -93,11 +102,6 @@ class _Block:
     run: Callable[..., Any] | None
     is_trial: bool = True
 
-    def give_up(self, reason: Exception) -> None:
-        """Run the layers as they were from now on."""
-        _left_eager(self.name, reason)
-        self.run = None
-
 
 @dataclass(slots=True, eq=False)
 class _Forward:
@@ -107,15 +111,19 @@ class _Forward:
     layer: nn.Module
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self.block.run is not None and is_paged_pass():
-            if self.block.is_trial:
-                _mark_num_tokens((args, kwargs))
-            try:
-                return self.block.run(self.layer, args, kwargs)
-            except TorchDynamoException as error:
-                # Raised before anything of the layer ran, so it can run otherwise.
-                self.block.give_up(error)
-        return type(self.layer).forward(self.layer, *args, **kwargs)
+        block = self.block
+        if block.run is None or not is_paged_pass():
+            return type(self.layer).forward(self.layer, *args, **kwargs)
+        if block.is_trial:
+            _mark_num_tokens((args, kwargs))
+            return block.run(self.layer, args, kwargs)
+        try:
+            return block.run(self.layer, args, kwargs)
+        except TorchDynamoException as error:
+            # A graph that was to be made anew; raised before anything of the layer ran.
+            logger.warning("not_compiled model=%s reason=%s", block.name, _brief(error))
+            block.run = None
+            return type(self.layer).forward(self.layer, *args, **kwargs)
 
 
 def _run_layer(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

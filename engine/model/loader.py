@@ -31,6 +31,7 @@ from engine.model.attention import (
     mask_function_of,
     use_attention_context,
 )
+from engine.model.experts import choose_experts
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def load_model(
 def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedModel:
     """Make a transformers model that is already in memory ready for `forward_packed`.
 
-    The model's attention implementation is changed in place.
+    The model's attention implementation is changed in place; on CUDA that of its experts, too.
 
     Raises:
         ModelNotSupportedError: the architecture cannot be served.
@@ -134,6 +135,7 @@ def from_model(model: PreTrainedModel, *, name: str | None = None) -> LoadedMode
     architecture = type(model).__name__
     _check_config(model.config, architecture)
     model.eval().requires_grad_(False)
+    choose_experts(model)
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
     calls, vocab_size = _probe(model, architecture)

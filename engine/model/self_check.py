@@ -59,6 +59,7 @@ def check_model(loaded: LoadedModel) -> None:
         compare_logits(loaded, what, left, right)
 
 
+@torch.inference_mode()
 def trial_logits(loaded: LoadedModel) -> list[torch.Tensor]:
     """Run passes of many packed tokens and of one, as a model in two forms is to be compared by.
 
