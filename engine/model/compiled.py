@@ -34,7 +34,8 @@ Backend = str | Callable[..., Any]
 
 # What tracing, code generation and the first run of generated code are known to raise.
 _FAILURES = (RuntimeError, AssertionError, TypeError, ValueError, ModelNotSupportedError)
-_LONGEST_REASON = 300
+_LONGEST_REASON = 400
+_WHAT_DYNAMO_SAW = "Developer debug context:"
 
 
 def compile_layers(loaded: LoadedModel, backend: Backend = "inductor") -> None:
@@ -85,7 +86,11 @@ def _not_compiled(loaded: LoadedModel, reason: str) -> ModelNotSupportedError:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+    """Put a failure into one line; dynamo's explanations are left out, what it saw is not."""
+    text = str(error)
+    lines = [text, text.partition(_WHAT_DYNAMO_SAW)[2]]
+    reasons = [line.strip().split("\n")[0] for line in lines if line.strip()]
+    return f"{type(error).__name__}: {'; '.join(reasons)}"[:_LONGEST_REASON]
 
 
 @dataclass(slots=True, eq=False)
