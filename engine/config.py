@@ -54,9 +54,16 @@ class ModelConfig:
         True, "compute projections that read the same input (q/k/v, gate/up) as one product"
     )
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
+    compile: str = option(
+        "auto",
+        "on = decoder layers are compiled by torch.compile, or the model is refused; off = they "
+        "are not; auto = on CUDA they are, if they can be",
+        metavar="auto|on|off",
+    )
 
     def __post_init__(self) -> None:
         _one_of("dtype", self.dtype, DTYPES)
+        _one_of("compile", self.compile, SWITCHES)
         _at_least("max_model_len", self.max_model_len, 2)
         _at_least("threads", self.threads, 1)
 
@@ -215,11 +222,13 @@ class RunnerConfig:
         "auto",
         "how passes that decode are launched: eager (kernel by kernel), lazy (as CUDA graphs, each "
         "recorded when it is first needed), full (all recorded at start-up); auto = lazy on CUDA",
+        metavar="eager|lazy|full",
     )
     decode_ahead: str = option(
         "auto",
-        "whether a decoding step is launched before the tokens of the one before it are read: on, "
-        "off; auto = on for CUDA",
+        "whether a decoding step is launched before the tokens of the one before it are read; "
+        "auto = on CUDA",
+        metavar="auto|on|off",
     )
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -9,14 +10,17 @@ from functools import partial
 import psutil
 import torch
 
-from engine.config import SHAPE_PREFIX, EngineConfig, ModelConfig
-from engine.errors import ConfigError
+from engine.config import AUTO, OFF, ON, SHAPE_PREFIX, EngineConfig, ModelConfig
+from engine.errors import ConfigError, ModelNotSupportedError
+from engine.model.compiled import compile_layers
 from engine.model.loader import LoadedModel, load_model
 from engine.model.self_check import check_model
 from engine.model.shapes import load_shape
 from engine.speculative.layer_choice import choose_layers, trial_prompts
 from engine.tokenization import Tokenizer, load_tokenizer
 from engine.vocabularies import ForeignVocabulary, Vocabulary, choose_vocabulary
+
+logger = logging.getLogger(__name__)
 
 
 def _no_tokenizer() -> Tokenizer | None:
@@ -114,6 +118,7 @@ def _load(model: ModelConfig, name: str, revision: str | None, device: torch.dev
             fuse_projections=model.fuse_projections,
         )
     check_model(loaded)
+    _compile(model, loaded)
     return loaded
 
 
@@ -125,6 +130,17 @@ def _load_shape(
     return load_shape(
         name, dtype=model.dtype, device=device, fuse_projections=model.fuse_projections
     )
+
+
+def _compile(model: ModelConfig, loaded: LoadedModel) -> None:
+    if model.compile == OFF or (model.compile == AUTO and loaded.device.type != "cuda"):
+        return
+    try:
+        compile_layers(loaded)
+    except ModelNotSupportedError as error:
+        if model.compile == ON:
+            raise
+        logger.warning("not_compiled model=%s reason=%s", loaded.name, error)
 
 
 def resolve_device(name: str) -> torch.device:

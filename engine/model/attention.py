@@ -3,6 +3,8 @@
 Registers "outdraft_paged" with transformers' `AttentionInterface`: each layer's call writes the
 new keys and values and attends over the cache of the step that `use_attention_context` set. Knows
 the interface's keywords and refuses those it does not know; nothing of models or schedules.
+Traced by torch.compile, a call is one opaque operator, `outdraft::attend`, which finds its step and
+its layer when it runs, so that all layers can share one graph.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ from kernels.paged_layout import PagedLayout
 
 PAGED_ATTENTION = "outdraft_paged"
 PROBE_ATTENTION = "outdraft_probe"
+
+# Where a traced attention layer keeps its index: as a tensor, since dynamo takes a module's ints
+# for constants and would make a graph for each layer.
+_LAYER_TENSOR = "outdraft_layer"
 
 # Keywords that reach the interface and have no say in what attention computes.
 _INERT_KEYWORDS = frozenset(
@@ -148,6 +154,20 @@ def use_attention_context(context: AttentionContext | ProbeContext) -> Iterator[
         _current.reset(token)
 
 
+def is_paged_pass() -> bool:
+    """Whether a pass over a paged cache is running, not a probe's and not a model's own."""
+    context = _current.get()
+    return context is not None and not isinstance(context, ProbeContext)
+
+
+def number_for_tracing(layer: torch.nn.Module, layer_idx: int) -> None:
+    """Give a decoder layer's attention its index in the form that traced calls read."""
+    number = torch.tensor(layer_idx)
+    for module in layer.modules():
+        if isinstance(getattr(module, "layer_idx", None), int):
+            setattr(module, _LAYER_TENSOR, number)
+
+
 def attention_forward(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -172,13 +192,12 @@ def attention_forward(
     Raises:
         ModelNotSupportedError: the call asks for something that is not served.
     """
-    context = _current.get()
-    if context is None:
-        raise ModelNotSupportedError(
-            f"attention was called outside of a packed forward pass: {PAGED_ATTENTION} keeps keys "
-            "and values in the paged cache; use forward_packed."
-        )
-    _check_call(module, query, key, keywords)
+    if torch.compiler.is_compiling():
+        return _traced(module, query, key, value, attention_mask, keywords), None
+    context = _context()
+    _check_keywords(module, query, key, keywords)
+    if not isinstance(getattr(module, "layer_idx", None), int):
+        raise ModelNotSupportedError(f"{type(module).__name__} does not say which layer it is.")
     scaling = keywords.get("scaling")
     call = AttentionCall(
         layer_idx=module.layer_idx,  # type: ignore[arg-type]  # checked above
@@ -194,17 +213,77 @@ def attention_forward(
     return context.attend(call).unsqueeze(0), None
 
 
+def _context() -> _Context:
+    context = _current.get()
+    if context is None:
+        raise ModelNotSupportedError(
+            f"attention was called outside of a packed forward pass: {PAGED_ATTENTION} keeps keys "
+            "and values in the paged cache; use forward_packed."
+        )
+    return context
+
+
+def _traced(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    keywords: dict[str, Any],
+) -> torch.Tensor:
+    """Do what `attention_forward` does, in a graph; neither the context nor an index is read."""
+    _check_keywords(module, query, key, keywords)
+    if attention_mask is not None:
+        raise ModelNotSupportedError(f"{type(module).__name__} brings a mask of its own.")
+    scaling = keywords.get("scaling")
+    attended: torch.Tensor = torch.ops.outdraft.attend(
+        query[0].transpose(0, 1),
+        key[0].transpose(0, 1),
+        value[0].transpose(0, 1),
+        getattr(module, _LAYER_TENSOR),
+        query.shape[-1] ** -0.5 if scaling is None else scaling,
+        keywords.get("sliding_window"),
+        keywords.get("softcap"),
+        keywords.get("s_aux"),
+    )
+    return attended.unsqueeze(0)
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layer: torch.Tensor,
+    scaling: float,
+    sliding_window: int | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Run `outdraft::attend`; `layer` is on the CPU, so reading it waits for no device."""
+    call = AttentionCall(
+        int(layer), query, key, value, None, scaling, sliding_window, softcap, sinks
+    )
+    return _context().attend(call).contiguous()
+
+
+def _attend_shape(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *_: Any
+) -> torch.Tensor:
+    return query.new_empty(*query.shape[:2], value.shape[2])
+
+
 _HONOURED_KEYWORDS = frozenset({"scaling", "sliding_window", "softcap", "s_aux"})
 
 
-def _check_call(
+def _check_keywords(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
     keywords: dict[str, Any],
 ) -> None:
     for name, value in keywords.items():
-        if value is None or name in _HONOURED_KEYWORDS or name in _INERT_KEYWORDS:
+        # Names first: a value that tracing does not look at is no input of the graph.
+        if name in _HONOURED_KEYWORDS or name in _INERT_KEYWORDS or value is None:
             continue
         if name == "is_causal" and value:
             continue
@@ -216,8 +295,6 @@ def _check_call(
     is_causal = keywords.get("is_causal")
     if is_causal is None and not getattr(module, "is_causal", True):
         raise ModelNotSupportedError(f"{type(module).__name__} is not causal attention.")
-    if not isinstance(getattr(module, "layer_idx", None), int):
-        raise ModelNotSupportedError(f"{type(module).__name__} does not say which layer it is.")
     if query.shape[0] != 1 or query.shape[2] != key.shape[2]:
         raise ModelNotSupportedError(
             f"{type(module).__name__} attends from {tuple(query.shape)} to {tuple(key.shape)}: "
@@ -253,3 +330,13 @@ def _probe_mask(
 AttentionInterface.register(PAGED_ATTENTION, attention_forward)
 AttentionInterface.register(PROBE_ATTENTION, attention_forward)
 AttentionMaskInterface.register(PROBE_ATTENTION, _probe_mask)
+
+# Defined by hand: `torch.library.custom_op` adds checks of its own to every call. The cache that is
+# written is no argument; a call is never dropped or doubled, as what it returns is used once.
+_LIBRARY = torch.library.Library("outdraft", "FRAGMENT")
+_LIBRARY.define(
+    "attend(Tensor query, Tensor key, Tensor value, Tensor layer, float scaling, "
+    "int? sliding_window, float? softcap, Tensor? sinks) -> Tensor"
+)
+_LIBRARY.impl("attend", _attend, "CompositeExplicitAutograd")
+torch.library.register_fake("outdraft::attend", _attend_shape, lib=_LIBRARY)

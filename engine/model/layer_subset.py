@@ -24,6 +24,7 @@ from engine.model.attention import (
     ProbeContext,
     use_attention_context,
 )
+from engine.model.decoder_layers import paths_of_layers
 from engine.model.loader import LoadedModel, set_attention
 
 
@@ -50,24 +51,13 @@ def subset_of(loaded: LoadedModel, kept: Iterable[int]) -> LoadedModel:
 
 
 def _path_to_layers(loaded: LoadedModel) -> str:
-    """Find the list whose members hold one attention layer each, in order."""
-    paths: list[str] = [
-        path
-        for path, module in loaded.model.named_modules()
-        if isinstance(module, nn.ModuleList)
-        and [_layer_indices(layer) for layer in module] == [{i} for i in range(len(loaded.layers))]
-    ]
+    paths = paths_of_layers(loaded)
     if len(paths) != 1:
         raise ModelNotSupportedError(
             f"layer-skip: {loaded.name} ({type(loaded.model).__name__}) has {len(paths)} lists of "
             "layers with one attention each, not 1; name another draft."
         )
     return paths[0]
-
-
-def _layer_indices(layer: nn.Module) -> set[int]:
-    found = (getattr(module, "layer_idx", None) for module in layer.modules())
-    return {index for index in found if isinstance(index, int)}
 
 
 def _passing_by(layer: nn.Module) -> nn.Module:

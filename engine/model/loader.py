@@ -32,6 +32,7 @@ from engine.model.attention import (
     mask_function_of,
     use_attention_context,
 )
+from engine.model.experts import choose_experts
 from engine.model.random_weights import random_model
 
 logger = logging.getLogger(__name__)
@@ -132,7 +133,8 @@ def from_model(
 ) -> LoadedModel:
     """Make a transformers model that is already in memory ready for `forward_packed`.
 
-    The model's attention implementation and its projections are changed in place.
+    The model's attention implementation and its projections are changed in place; on CUDA that of
+    its experts, too.
 
     Args:
         model: the model.
@@ -145,6 +147,7 @@ def from_model(
     architecture = type(model).__name__
     _check_config(model.config, architecture)
     model.eval().requires_grad_(False)
+    choose_experts(model)
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
     if fuse_projections:

@@ -47,7 +47,7 @@ def check_model(loaded: LoadedModel) -> None:
     """
     prompts = _prompts(loaded)
     own = _own_logits(loaded, prompts)
-    whole = [_Share(index, 0, len(prompt)) for index, prompt in enumerate(prompts)]
+    whole = _whole(prompts)
     alone = [_logits(loaded, prompts, [[share]])[0] for share in whole]
     packed = _logits(loaded, prompts, [whole])
     chunked = _logits(loaded, prompts, _in_chunks(whole))
@@ -56,14 +56,48 @@ def check_model(loaded: LoadedModel) -> None:
         ("two prompts packed and each alone", packed, alone),
         ("a prompt in chunks and at once", chunked, alone),
     ):
-        limit = _LARGEST_DIFFERENCE.get(loaded.dtype, _LARGEST_DIFFERENCE_HALF)
-        difference = max(_difference(a, b) for a, b in zip(left, right, strict=True))
-        if not difference <= limit:
-            raise ModelNotSupportedError(
-                f"{loaded.name} ({type(loaded.model).__name__}): logits of {what} differ by "
-                f"{difference:.2g} of their size, more than rounding's {limit:g}; "
-                "its tokens would be wrong."
-            )
+        compare_logits(loaded, what, left, right)
+
+
+@torch.inference_mode()
+def trial_logits(loaded: LoadedModel) -> list[torch.Tensor]:
+    """Run passes of many packed tokens and of one, as a model in two forms is to be compared by.
+
+    Returns:
+        Per prompt, [num_tokens, vocab] float32.
+    """
+    prompts = _prompts(loaded)
+    *most, last = _whole(prompts)
+    before = _Share(last.index, 0, last.stop - 1)
+    return _logits(loaded, prompts, [[*most, before], [_Share(last.index, before.stop, last.stop)]])
+
+
+def compare_logits(
+    loaded: LoadedModel, what: str, left: list[torch.Tensor], right: list[torch.Tensor]
+) -> None:
+    """Compare two ways to the same logits.
+
+    Args:
+        loaded: the model, for its name and its dtype's rounding.
+        what: the two ways, in words.
+        left: per prompt, [num_tokens, vocab] float32.
+        right: as `left`, by the other way.
+
+    Raises:
+        ModelNotSupportedError: they differ by more than rounding.
+    """
+    limit = _LARGEST_DIFFERENCE.get(loaded.dtype, _LARGEST_DIFFERENCE_HALF)
+    difference = max(_difference(a, b) for a, b in zip(left, right, strict=True))
+    if not difference <= limit:
+        raise ModelNotSupportedError(
+            f"{loaded.name} ({type(loaded.model).__name__}): logits of {what} differ by "
+            f"{difference:.2g} of their size, more than rounding's {limit:g}; "
+            "its tokens would be wrong."
+        )
+
+
+def _whole(prompts: list[torch.Tensor]) -> list[_Share]:
+    return [_Share(index, 0, len(prompt)) for index, prompt in enumerate(prompts)]
 
 
 def _prompts(loaded: LoadedModel) -> list[torch.Tensor]:
