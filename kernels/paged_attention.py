@@ -8,12 +8,17 @@ For row i of a request with q rows and L keys, h a query head and g its KV head:
     p   = softmax([s, sinks[h]])[:-1]               with sinks (gpt-oss, 2508.10925, sec. 2)
     out[i, h] = sum_j p_j * value[j, g]
 
-One signature for decode (q = 1), verify and chunked prefill; nothing of queues or models.
+One signature for decode (q = 1), verify and chunked prefill; nothing of queues or models. Rows of
+a layout with tree masks see of the request's rows those that their mask names, and have the
+position L - q + depth, depth being the number of rows they see less themselves; a window counts
+from there, and bounds older keys only.
 Shapes: query [T, H, D], key_cache [num_blocks, block_size, Hkv, D], value_cache [..., Dv],
 sinks [H]; the result is [T, H, Dv]. Softmax in float32.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 from torch.nn import functional as F
@@ -25,9 +30,12 @@ from kernels.attention_plan import (
     RowGroup,
     plan_paged_attention,
 )
+from kernels.paged_attention_over_layout import paged_attention_over_layout
+from kernels.paged_layout import PagedLayout
 
 __all__ = [
     "AttentionPlan",
+    "PagedLayout",
     "paged_attention",
     "paged_attention_reference",
     "plan_paged_attention",
@@ -38,7 +46,7 @@ def paged_attention(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    plan: AttentionPlan,
+    plan: AttentionPlan | PagedLayout,
     *,
     scaling: float,
     sliding_window: int | None = None,
@@ -51,7 +59,8 @@ def paged_attention(
         query: [num_tokens, num_heads, head_dim]; any strides, last dimension dense.
         key_cache: [num_blocks, block_size, num_kv_heads, head_dim], contiguous.
         value_cache: [num_blocks, block_size, num_kv_heads, value_head_dim], contiguous.
-        plan: of this step; the rows' own keys and values are already in the cache.
+        plan: of this step, or its layout, which on a GPU goes to the Triton kernels; the rows' own
+            keys and values are already in the cache.
         scaling: factor on the dot products.
         sliding_window: keys a row sees, itself included; none = all.
         softcap: bound of the scores; none = unbounded.
@@ -61,13 +70,18 @@ def paged_attention(
         [num_tokens, num_heads, value_head_dim], the query's dtype.
 
     Raises:
-        ValueError: the query's rows or heads do not fit the plan or the cache.
+        ValueError: the query's rows or heads do not fit the plan or the cache, or a tree mask.
     """
     num_tokens, num_heads, _ = query.shape
     if num_tokens != plan.num_tokens:
         raise ValueError(f"{num_tokens} query rows, but the plan has {plan.num_tokens}.")
     if num_heads % key_cache.shape[2]:
         raise ValueError(f"{num_heads} heads are no multiple of {key_cache.shape[2]} KV heads.")
+    if isinstance(plan, PagedLayout):
+        return _attend_layout(
+            query, key_cache, value_cache, plan,
+            scaling=scaling, sliding_window=sliding_window, softcap=softcap, sinks=sinks,
+        )  # fmt: skip
     extras = (scaling, sliding_window, softcap, sinks)
     if len(plan.groups) == 1 and plan.groups[0].padding is None:
         return _attend_group(query, key_cache, value_cache, plan.groups[0], *extras)
@@ -84,6 +98,23 @@ def paged_attention(
             attended = attended.index_select(0, group.padding.unpad)
             output.index_copy_(0, group.padding.rows, attended)
     return output
+
+
+def _attend_layout(
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    layout: PagedLayout,
+    **extras: Any,
+) -> torch.Tensor:
+    """Attend by the layout's device; the Triton kernels are imported only where they run."""
+    if layout.tree_masks is not None and layout.max_query_len > 63:
+        raise ValueError(f"{layout.max_query_len} rows per request; a tree mask has 63 bits.")
+    if not query.is_cuda:
+        return paged_attention_over_layout(query, key_cache, value_cache, layout, **extras)
+    from kernels.paged_attention_triton import paged_attention_on_device
+
+    return paged_attention_on_device(query, key_cache, value_cache, layout, **extras)
 
 
 def _attend_group(
@@ -189,12 +220,14 @@ def paged_attention_reference(
     sliding_window: int | None = None,
     softcap: float | None = None,
     sinks: torch.Tensor | None = None,
+    tree_masks: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> torch.Tensor:
     """Do what `paged_attention` does, one row at a time, in `dtype`; the oracle of the tests.
 
     Args:
         block_tables: [num_requests, max_blocks]; `cu_seqlens_q` and `seq_lens` as in the plan.
+        tree_masks: as in a layout.
         dtype: float32 or float64, of the arithmetic and the result.
     """
     num_tokens, num_heads, _ = query.shape
@@ -209,15 +242,23 @@ def paged_attention_reference(
         keys = key_cache.flatten(0, 1)[slots].to(dtype)  # [kv_len, kv_heads, dim]
         values = value_cache.flatten(0, 1)[slots].to(dtype)
         for row in range(bounds[index], bounds[index + 1]):
-            position = kv_len - (bounds[index + 1] - row)
+            first_new = kv_len - (bounds[index + 1] - bounds[index])
+            seen_rows = list(range(row - bounds[index] + 1))
+            if tree_masks is not None:
+                mask = int(tree_masks[row])
+                seen_rows = [j for j in range(kv_len - first_new) if mask >> j & 1]
+            position = first_new + len(seen_rows) - 1
             first = 0 if sliding_window is None else max(0, position - sliding_window + 1)
+            seen = list(range(first, first_new)) + [first_new + j for j in seen_rows]
+            if tree_masks is None:
+                seen = [key for key in seen if key >= first]
             for head in range(num_heads):
                 kv_head = head // (num_heads // kv_heads)
-                scores = keys[first : position + 1, kv_head] @ query[row, head].to(dtype) * scaling
+                scores = keys[seen, kv_head] @ query[row, head].to(dtype) * scaling
                 if softcap is not None:
                     scores = softcap * torch.tanh(scores / softcap)
                 if sinks is not None:
                     scores = torch.cat([scores, sinks[head].to(dtype).view(1)])
-                weights = torch.softmax(scores, dim=0)[: position + 1 - first]
-                output[row, head] = weights @ values[first : position + 1, kv_head]
+                weights = torch.softmax(scores, dim=0)[: len(seen)]
+                output[row, head] = weights @ values[seen, kv_head]
     return output

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -32,6 +32,24 @@ def pytest_configure() -> None:
         torch.set_num_threads(NUM_THREADS)
         if not torch.cuda.is_available():
             os.environ["TRITON_INTERPRET"] = "1"
+            if find_spec("triton") is not None:
+                _let_interpreted_loops_count()
+
+
+def _let_interpreted_loops_count() -> None:
+    """Make the bounds of a kernel's loops integers: numpy 2.4 refuses to read them as Triton does.
+
+    Triton's interpreter keeps a scalar as an array with one entry in one dimension.
+    """
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+
+    def patch_tensor_and_index(tensor: type, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_tensor_and_index
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

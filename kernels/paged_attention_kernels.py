@@ -1,0 +1,409 @@
+# Triton's functions have neither types nor a typed decorator.
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+"""The Triton kernels of paged attention; `paged_attention_triton.py` launches them.
+
+A tile holds the rows of one request times the query heads of one KV head, so that keys and values
+are read once for all of them: entry m of a tile is row `m // GROUP`, head `m % GROUP`. Softmax is
+online and in base 2 (FlashAttention-2, 2307.08691, sec. 3.1).
+
+`attend_shares` is for few rows: the keys of the batch, in pieces of `BLOCK_N`, are one line that
+programs share evenly (Stream-K, 2301.03598, sec. 4), whatever the lengths are. A request that lies
+in several shares leaves partial results, which `merge_shares` adds up (Flash-Decoding). Pieces are
+numbered `program + request`, as every next piece has either the next program or the next request.
+`attend_rows` is for many rows: one program per tile of rows.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def _pieces_of_requests(
+    seq_lens, cu_seqlens_q, index, num_requests, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr
+):
+    """Give how many pieces of keys each request has; 0 where it has no rows."""
+    is_request = index < num_requests
+    num_keys = tl.load(seq_lens + index, mask=is_request, other=0)
+    first_row = tl.load(cu_seqlens_q + index, mask=is_request, other=0)
+    end_row = tl.load(cu_seqlens_q + index + 1, mask=is_request, other=0)
+    first_piece = _first_piece(num_keys, end_row - first_row, WINDOW, BLOCK_N)
+    pieces = (num_keys + BLOCK_N - 1) // BLOCK_N - first_piece
+    return tl.where(end_row > first_row, pieces, 0)
+
+
+@triton.jit
+def _first_piece(num_keys, num_rows, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Give the piece with the first key that the first row's window still holds."""
+    if WINDOW > 0:
+        return tl.maximum(num_keys - num_rows - WINDOW + 1, 0) // BLOCK_N
+    else:  # noqa: RET505  Triton compiles what follows a return
+        return num_keys * 0
+
+
+@triton.jit
+def _pieces_per_program(num_pieces, num_programs):
+    return tl.maximum((num_pieces + num_programs - 1) // num_programs, 1)
+
+
+@triton.jit
+def _set_bits(masks):
+    """Count the set bits of non-negative int64."""
+    counts = masks - ((masks >> 1) & 0x5555555555555555)
+    counts = (counts & 0x3333333333333333) + ((counts >> 2) & 0x3333333333333333)
+    counts = (counts + (counts >> 4)) & 0x0F0F0F0F0F0F0F0F
+    counts = counts + (counts >> 8)
+    counts = counts + (counts >> 16)
+    counts = counts + (counts >> 32)
+    return (counts & 0x7F).to(tl.int32)
+
+
+@triton.jit
+def _load_tree(tree_masks, row, is_row, position, first_new, TREE: tl.constexpr):
+    """Give the rows' masks and, for windows, their positions: that of the first row plus depth."""
+    if TREE:
+        tree = tl.load(tree_masks + row, mask=is_row, other=1)
+        return tree, first_new + tl.maximum(_set_bits(tree) - 1, 0)
+    else:  # noqa: RET505  Triton compiles what follows a return
+        return position, position
+
+
+@triton.jit
+def _is_visible(
+    keys, position, tree, first_new, num_keys, TREE: tl.constexpr, WINDOW: tl.constexpr
+):
+    """Give which keys [BLOCK_N] which entries [BLOCK_M] see."""
+    if TREE:
+        newness = keys - first_new
+        shift = tl.minimum(tl.maximum(newness, 0), 62).to(tl.int64)
+        is_marked = ((tree[:, None] >> shift[None, :]) & 1) != 0
+        is_older = (newness < 0)[None, :]
+        if WINDOW > 0:
+            is_older = is_older & (keys[None, :] > position[:, None] - WINDOW)
+        is_new = ((newness >= 0) & (keys < num_keys))[None, :]
+        visible = is_older | (is_new & is_marked)
+    else:
+        visible = keys[None, :] <= position[:, None]
+        if WINDOW > 0:
+            visible = visible & (keys[None, :] > position[:, None] - WINDOW)
+    return visible
+
+
+@triton.jit
+def _attend_pieces(
+    accumulated, maximum, total, query, position, tree, first_new,
+    first_piece, end_piece, num_keys, table, key_cache, value_cache, kv_head, factor, cap,
+    MASKED: tl.constexpr, TREE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Add keys of pieces `first_piece` up to `end_piece` to what a tile has attended to."""
+    dims = tl.arange(0, BLOCK_D)
+    value_dims = tl.arange(0, BLOCK_DV)
+    is_dim = (dims < HEAD_DIM)[None, :]
+    is_value_dim = (value_dims < VALUE_DIM)[None, :]
+    keys = first_piece * BLOCK_N + tl.arange(0, BLOCK_N)
+    # Blocks are looked up one piece ahead: a load that waits for another load of the same turn
+    # would not be pipelined as deep.
+    block = tl.load(table + keys // BLOCK_SIZE, mask=keys < num_keys, other=0)
+    for _ in range(first_piece, end_piece):
+        if MASKED:
+            is_key = keys < num_keys
+            key_mask = is_key[:, None] & is_dim
+            value_mask = is_key[:, None] & is_value_dim
+        else:
+            key_mask = is_dim
+            value_mask = is_value_dim
+        line = (block.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE) * KV_HEADS + kv_head
+        next_keys = keys + BLOCK_N
+        block = tl.load(table + next_keys // BLOCK_SIZE, mask=next_keys < num_keys, other=0)
+        key_pointers = key_cache + line[:, None] * HEAD_DIM + dims[None, :]
+        value_pointers = value_cache + line[:, None] * VALUE_DIM + value_dims[None, :]
+        if MASKED or HEAD_DIM != BLOCK_D:
+            key = tl.load(key_pointers, mask=key_mask, other=0.0)
+        else:
+            key = tl.load(key_pointers)
+        scores = tl.dot(query, tl.trans(key), input_precision=PRECISION) * factor
+        if SOFTCAP:
+            scores = cap * (1.0 - 2.0 / (1.0 + tl.exp2(scores)))  # cap * tanh
+        if MASKED:
+            visible = _is_visible(keys, position, tree, first_new, num_keys, TREE, WINDOW)
+            scores = tl.where(visible, scores, float("-inf"))
+        new_maximum = tl.maximum(maximum, tl.max(scores, 1))
+        # Where nothing was visible yet, -inf must not be subtracted from itself.
+        base = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
+        weights = tl.exp2(scores - base[:, None])
+        rescale = tl.exp2(maximum - base)
+        total = total * rescale + tl.sum(weights, 1)
+        if MASKED or VALUE_DIM != BLOCK_DV:
+            value = tl.load(value_pointers, mask=value_mask, other=0.0)
+        else:
+            value = tl.load(value_pointers)
+        accumulated = accumulated * rescale[:, None]
+        accumulated = tl.dot(
+            weights.to(value.dtype), value, acc=accumulated, input_precision=PRECISION
+        )
+        maximum = new_maximum
+        keys = next_keys
+    return accumulated, maximum, total
+
+
+@triton.jit
+def _with_sinks(accumulated, maximum, total, sinks, head, is_row, SINKS: tl.constexpr):
+    """Divide by the sum of weights, the sinks' among them."""
+    if SINKS:
+        sink = tl.load(sinks + head, mask=is_row, other=0.0).to(tl.float32) * LOG2E
+        new_maximum = tl.maximum(maximum, sink)
+        rescale = tl.exp2(maximum - new_maximum)
+        accumulated = accumulated * rescale[:, None]
+        total = total * rescale + tl.exp2(sink - new_maximum)
+    return accumulated / tl.where(total == 0.0, 1.0, total)[:, None]
+
+
+@triton.jit(do_not_specialize=["num_requests", "num_programs", "max_rows", "table_stride"])
+def attend_shares(
+    output, partial_outputs, partial_maxima, partial_totals,
+    query, key_cache, value_cache, sinks, tree_masks, block_tables, cu_seqlens_q, seq_lens,
+    num_requests, num_programs, max_rows, table_stride, query_stride, query_head_stride,
+    factor, cap,
+    SINKS: tl.constexpr, TREE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_REQUESTS: tl.constexpr,
+):  # fmt: skip
+    """Attend from all rows of requests to this program's share of the batch's keys.
+
+    Grid: (KV_HEADS, num_programs), so that programs of neighbouring heads, whose keys lie beside
+    each other, run together.
+    """
+    kv_head = tl.program_id(0)
+    program = tl.program_id(1)
+    index = tl.arange(0, BLOCK_REQUESTS)
+    pieces = _pieces_of_requests(seq_lens, cu_seqlens_q, index, num_requests, WINDOW, BLOCK_N)
+    ends = tl.cumsum(pieces, 0)
+    num_pieces = tl.sum(pieces, 0)
+    share = _pieces_per_program(num_pieces, num_programs)
+    share_start = program * share
+    share_end = tl.minimum(share_start + share, num_pieces)
+    if share_start >= share_end:
+        return
+    request = tl.sum((ends <= share_start).to(tl.int32), 0)
+    last_request = tl.sum((ends < share_end).to(tl.int32), 0)
+    request_start = tl.sum(tl.where(index < request, pieces, 0), 0)
+
+    entry = tl.arange(0, BLOCK_M)
+    row = entry // GROUP
+    head = kv_head * GROUP + entry % GROUP
+    dims = tl.arange(0, BLOCK_D)
+    value_dims = tl.arange(0, BLOCK_DV)
+    for current in range(request, last_request + 1):
+        first_row = tl.load(cu_seqlens_q + current)
+        num_rows = tl.load(cu_seqlens_q + current + 1) - first_row
+        num_keys = tl.load(seq_lens + current)
+        offset = _first_piece(num_keys, num_rows, WINDOW, BLOCK_N)
+        request_pieces = (num_keys + BLOCK_N - 1) // BLOCK_N - offset
+        if num_rows <= 0:
+            request_pieces = 0
+        request_end = request_start + request_pieces
+        start = tl.maximum(share_start, request_start)
+        end = tl.minimum(share_end, request_end)
+        if start < end:
+            is_row = row < num_rows
+            first_new = num_keys - num_rows
+            position = first_new + tl.minimum(row, num_rows - 1)
+            tree, position = _load_tree(
+                tree_masks, first_row + row, is_row, position, first_new, TREE
+            )
+            loaded = tl.load(
+                query + (first_row + row).to(tl.int64)[:, None] * query_stride
+                + head[:, None] * query_head_stride + dims[None, :],
+                mask=is_row[:, None] & (dims < HEAD_DIM)[None, :],
+                other=0.0,
+            )  # fmt: skip
+            accumulated, maximum, total = _attend_pieces(
+                tl.zeros([BLOCK_M, BLOCK_DV], tl.float32),
+                tl.full([BLOCK_M], float("-inf"), tl.float32),
+                tl.zeros([BLOCK_M], tl.float32),
+                loaded, position, tree, first_new,
+                offset + start - request_start, offset + end - request_start, num_keys,
+                block_tables + tl.cast(current, tl.int64) * table_stride,
+                key_cache, value_cache, kv_head, factor, cap,
+                True, TREE, WINDOW, SOFTCAP, PRECISION, KV_HEADS, BLOCK_SIZE,
+                HEAD_DIM, VALUE_DIM, BLOCK_D, BLOCK_DV, BLOCK_N,
+            )  # fmt: skip
+            is_value = is_row[:, None] & (value_dims < VALUE_DIM)[None, :]
+            if (start == request_start) & (end == request_end):
+                attended = _with_sinks(accumulated, maximum, total, sinks, head, is_row, SINKS)
+                line = (first_row + row).to(tl.int64) * (KV_HEADS * GROUP) + head
+                tl.store(
+                    output + line[:, None] * VALUE_DIM + value_dims[None, :],
+                    attended.to(output.dtype.element_ty),
+                    mask=is_value,
+                )
+            else:
+                number = (program + current).to(tl.int64) * KV_HEADS + kv_head
+                line = number * (max_rows * GROUP) + entry
+                tl.store(
+                    partial_outputs + line[:, None] * VALUE_DIM + value_dims[None, :],
+                    accumulated,
+                    mask=is_value,
+                )
+                tl.store(partial_maxima + line, maximum, mask=is_row)
+                tl.store(partial_totals + line, total, mask=is_row)
+        request_start = request_end
+
+
+@triton.jit(do_not_specialize=["num_requests", "num_programs", "max_rows"])
+def merge_shares(
+    output, partial_outputs, partial_maxima, partial_totals, sinks, cu_seqlens_q, seq_lens,
+    num_requests, num_programs, max_rows,
+    SINKS: tl.constexpr, WINDOW: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+    VALUE_DIM: tl.constexpr, BLOCK_DV: tl.constexpr, HEADS: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_REQUESTS: tl.constexpr,
+    BLOCK_PARTS: tl.constexpr,
+):  # fmt: skip
+    """Add up the partial results of HEADS heads of a row of a request that lies in several shares.
+
+    Grid: (KV_HEADS * GROUP // HEADS, max_rows, num_requests).
+    """
+    row = tl.program_id(1)
+    request = tl.program_id(2)
+    first_row = tl.load(cu_seqlens_q + request)
+    if row >= tl.load(cu_seqlens_q + request + 1) - first_row:
+        return
+    index = tl.arange(0, BLOCK_REQUESTS)
+    pieces = _pieces_of_requests(seq_lens, cu_seqlens_q, index, num_requests, WINDOW, BLOCK_N)
+    share = _pieces_per_program(tl.sum(pieces, 0), num_programs)
+    start = tl.sum(tl.where(index < request, pieces, 0), 0)
+    end = start + tl.sum(tl.where(index == request, pieces, 0), 0)
+    first_program = start // share
+    num_parts = (end - 1) // share - first_program + 1
+    if (num_parts <= 1) | (start == end):
+        return
+    index_of_head = tl.arange(0, BLOCK_HEADS)
+    is_head = index_of_head < HEADS
+    head = tl.program_id(0) * HEADS + index_of_head
+    value_dims = tl.arange(0, BLOCK_DV)
+    is_value_dim = value_dims < VALUE_DIM
+    line = (first_program + request).to(tl.int64) * KV_HEADS + head // GROUP
+    line = (line * max_rows + row) * GROUP + head % GROUP
+    part_stride = (KV_HEADS * GROUP) * max_rows
+
+    maximum = tl.full([BLOCK_HEADS], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_HEADS], tl.float32)
+    accumulated = tl.zeros([BLOCK_HEADS, BLOCK_DV], tl.float32)
+    for first_part in range(0, num_parts, BLOCK_PARTS):
+        part = first_part + tl.arange(0, BLOCK_PARTS)
+        lines = line[None, :] + part.to(tl.int64)[:, None] * part_stride
+        is_line = (part < num_parts)[:, None] & is_head[None, :]
+        maxima = tl.load(partial_maxima + lines, mask=is_line, other=float("-inf"))
+        totals = tl.load(partial_totals + lines, mask=is_line, other=0.0)
+        outputs = tl.load(
+            partial_outputs + lines[:, :, None] * VALUE_DIM + value_dims[None, None, :],
+            mask=is_line[:, :, None] & is_value_dim[None, None, :],
+            other=0.0,
+        )  # [BLOCK_PARTS, BLOCK_HEADS, BLOCK_DV]
+        new_maximum = tl.maximum(maximum, tl.max(maxima, 0))
+        base = tl.where(new_maximum == float("-inf"), 0.0, new_maximum)
+        weights = tl.exp2(maxima - base[None, :])
+        rescale = tl.exp2(maximum - base)
+        total = total * rescale + tl.sum(totals * weights, 0)
+        accumulated = accumulated * rescale[:, None] + tl.sum(outputs * weights[:, :, None], 0)
+        maximum = new_maximum
+    merged = _with_sinks(accumulated, maximum, total, sinks, head, is_head, SINKS)
+    output_line = (first_row + row).to(tl.int64) * (KV_HEADS * GROUP) + head
+    tl.store(
+        output + output_line[:, None] * VALUE_DIM + value_dims[None, :],
+        merged.to(output.dtype.element_ty),
+        mask=is_head[:, None] & is_value_dim[None, :],
+    )
+
+
+@triton.jit(do_not_specialize=["num_requests", "table_stride"])
+def attend_rows(
+    output, query, key_cache, value_cache, sinks, tree_masks, block_tables, cu_seqlens_q, seq_lens,
+    num_requests, table_stride, query_stride, query_head_stride, factor, cap,
+    SINKS: tl.constexpr, TREE: tl.constexpr, WINDOW: tl.constexpr, SOFTCAP: tl.constexpr,
+    PRECISION: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+    BLOCK_SIZE: tl.constexpr, HEAD_DIM: tl.constexpr, VALUE_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_REQUESTS: tl.constexpr,
+):  # fmt: skip
+    """Attend from one tile of rows to all of its keys.
+
+    Grid: (KV_HEADS, num_tokens // TILE_ROWS + num_requests) with TILE_ROWS = BLOCK_M // GROUP:
+    request i's tiles begin at tile `cu_seqlens_q[i] // TILE_ROWS + i`.
+    """
+    TILE_ROWS: tl.constexpr = BLOCK_M // GROUP
+    kv_head = tl.program_id(0)
+    # The last tiles of a chunk see most keys and would end last.
+    tile = tl.num_programs(1) - 1 - tl.program_id(1)
+    index = tl.arange(0, BLOCK_REQUESTS)
+    starts = tl.load(cu_seqlens_q + index, mask=index < num_requests, other=0) // TILE_ROWS + index
+    request = tl.sum(((index < num_requests) & (starts <= tile)).to(tl.int32), 0) - 1
+    first_row = tl.load(cu_seqlens_q + request)
+    num_rows = tl.load(cu_seqlens_q + request + 1) - first_row
+    num_keys = tl.load(seq_lens + request)
+    first_tile_row = (tile - first_row // TILE_ROWS - request) * TILE_ROWS
+    if (first_tile_row >= num_rows) | (num_keys <= 0):
+        return
+
+    entry = tl.arange(0, BLOCK_M)
+    row = first_tile_row + entry // GROUP
+    head = kv_head * GROUP + entry % GROUP
+    is_row = (row < num_rows) & (entry < TILE_ROWS * GROUP)
+    dims = tl.arange(0, BLOCK_D)
+    value_dims = tl.arange(0, BLOCK_DV)
+    first_new = num_keys - num_rows
+    position = first_new + tl.minimum(row, num_rows - 1)
+    tree, position = _load_tree(tree_masks, first_row + row, is_row, position, first_new, TREE)
+    loaded = tl.load(
+        query + (first_row + row).to(tl.int64)[:, None] * query_stride
+        + head[:, None] * query_head_stride + dims[None, :],
+        mask=is_row[:, None] & (dims < HEAD_DIM)[None, :],
+        other=0.0,
+    )  # fmt: skip
+    end_key = num_keys
+    if not TREE:
+        end_key = tl.minimum(num_keys, first_new + first_tile_row + TILE_ROWS)
+    end_piece = (end_key + BLOCK_N - 1) // BLOCK_N
+    # The first row of the tile has the window that begins first.
+    first_piece = _first_piece(num_keys, num_rows, WINDOW, BLOCK_N)
+    if WINDOW > 0 and not TREE:
+        first_piece = _first_piece(num_keys, num_rows - first_tile_row, WINDOW, BLOCK_N)
+    table = block_tables + request.to(tl.int64) * table_stride
+    accumulated = tl.zeros([BLOCK_M, BLOCK_DV], tl.float32)
+    maximum = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    masked_piece = first_piece
+    if WINDOW == 0:
+        # Pieces that every row of the tile sees whole need no masks.
+        masked_piece = tl.maximum(first_new, 0) // BLOCK_N
+        if not TREE:
+            masked_piece = tl.maximum(first_new + first_tile_row + 1, 0) // BLOCK_N
+        accumulated, maximum, total = _attend_pieces(
+            accumulated, maximum, total, loaded, position, tree, first_new,
+            first_piece, masked_piece, num_keys, table,
+            key_cache, value_cache, kv_head, factor, cap,
+            False, TREE, WINDOW, SOFTCAP, PRECISION, KV_HEADS, BLOCK_SIZE,
+            HEAD_DIM, VALUE_DIM, BLOCK_D, BLOCK_DV, BLOCK_N,
+        )  # fmt: skip
+    accumulated, maximum, total = _attend_pieces(
+        accumulated, maximum, total, loaded, position, tree, first_new,
+        masked_piece, end_piece, num_keys, table,
+        key_cache, value_cache, kv_head, factor, cap,
+        True, TREE, WINDOW, SOFTCAP, PRECISION, KV_HEADS, BLOCK_SIZE,
+        HEAD_DIM, VALUE_DIM, BLOCK_D, BLOCK_DV, BLOCK_N,
+    )  # fmt: skip
+    attended = _with_sinks(accumulated, maximum, total, sinks, head, is_row, SINKS)
+    line = (first_row + row).to(tl.int64) * (KV_HEADS * GROUP) + head
+    tl.store(
+        output + line[:, None] * VALUE_DIM + value_dims[None, :],
+        attended.to(output.dtype.element_ty),
+        mask=is_row[:, None] & (value_dims < VALUE_DIM)[None, :],
+    )
