@@ -1,8 +1,8 @@
 """Builds a model with random weights where it will run, in the dtype it will have.
 
 Nothing is initialised elsewhere and moved: a model of 16 GB takes as long as its device takes to
-write 16 GB. It knows nothing of architectures: what is not a matrix (norms, sinks) is what
-the model's own initialisation says, which differs between families.
+write 16 GB. It knows nothing of architectures: what is not a matrix (norms, sinks) is what the
+model's own initialisation says, which differs between families, and biases are zero.
 """
 
 from __future__ import annotations
