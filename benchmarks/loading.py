@@ -1,9 +1,9 @@
 """How long a checkpoint takes to load, against reading its files and doing nothing with them.
 
-A checkpoint of a shape is written with random weights. Every round reads its files in large pieces
-and loads the model, each from the disk (the files are first dropped from the system's cache) and
-from the cache. A load counts until every weight is where it will be used: on a CPU transformers
-maps files into memory, so there the weights are looked at once.
+A checkpoint of a shape is written with random weights. Every round reads its files in large pieces,
+loads the model, and lets transformers load it, each from the disk (the files are first dropped from
+the system's cache) and from the cache. A load counts until every weight is where it will be used:
+on a CPU transformers maps files into memory, so there the weights are looked at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import gc
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -22,13 +22,15 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from benchmarks.program import add_output_flags, run_program, write_output
 from benchmarks.report import machine_in_words, rounded, settings_of
 from benchmarks.workbench import check_at_least
 from engine.config import DTYPES
 from engine.errors import ConfigError
-from engine.model.loader import LoadedModel, load_model
+from engine.model.loader import load_model
 from engine.model.shapes import load_shape
 from engine.model_pair import resolve_device, set_threads
 
@@ -45,12 +47,14 @@ class Loading:
     Attributes:
         source: `disk` or `cache`.
         read_s: reading all files, by round.
-        load_s: loading the model, by round.
+        load_s: loading the model, checks of its architecture included, by round.
+        transformers_s: loading it with transformers alone, by round.
     """
 
     source: str
     read_s: list[float]
     load_s: list[float]
+    transformers_s: list[float]
 
     @property
     def ratio(self) -> float:
@@ -117,25 +121,27 @@ def _write_checkpoint(args: argparse.Namespace, folder: Path) -> int:
 
 
 def _measure(args: argparse.Namespace, folder: Path, device: torch.device) -> list[Loading]:
-    rows = [Loading(source=source, read_s=[], load_s=[]) for source in ("disk", "cache")]
-    _load(args, folder, device)
-    for _ in range(args.rounds):
-        for row in rows:
-            for seconds, measured in (
-                (row.read_s, lambda: _read(folder)),
-                (row.load_s, lambda: _load(args, folder, device)),
-            ):
-                if row.source == "disk":
-                    _drop_from_cache(folder)
-                seconds.append(_seconds(measured))
-                gc.collect()
+    rows = [
+        Loading(source=source, read_s=[], load_s=[], transformers_s=[])
+        for source in ("disk", "cache")
+    ]
+    load = partial(_load, folder, args.dtype, device)
+    load_by_transformers = partial(_load_by_transformers, folder, args.dtype, device)
+    load()
+    load_by_transformers()
+    for row in args.rounds * rows:
+        for seconds, measured in (
+            (row.read_s, partial(_read, folder)),
+            (row.load_s, load),
+            (row.transformers_s, load_by_transformers),
+        ):
+            if row.source == "disk":
+                _drop_from_cache(folder)
+            begin = time.perf_counter()
+            measured()
+            seconds.append(time.perf_counter() - begin)
+            gc.collect()
     return rows
-
-
-def _seconds(action: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    action()
-    return time.perf_counter() - begin
 
 
 def _files(folder: Path) -> list[Path]:
@@ -156,24 +162,29 @@ def _read(folder: Path) -> None:
                 pass
 
 
-def _load(args: argparse.Namespace, folder: Path, device: torch.device) -> None:
-    loaded = load_model(str(folder), dtype=args.dtype, device=device)
-    _await_weights(loaded)
+def _load(folder: Path, dtype: str, device: torch.device) -> None:
+    _await_weights(load_model(str(folder), dtype=dtype, device=device).model)
+
+
+def _load_by_transformers(folder: Path, dtype: str, device: torch.device) -> None:
+    options = {} if device.type == "cpu" else {"device_map": {"": device}}
+    _await_weights(AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype, **options))
 
 
 @torch.inference_mode()
-def _await_weights(loaded: LoadedModel) -> None:
+def _await_weights(model: nn.Module) -> None:
     """Wait for the device, or look at every page of memory that holds weights."""
-    if loaded.device.type == "cuda":
-        torch.cuda.synchronize(loaded.device)
-        return
-    for weight in loaded.model.parameters():
+    for weight in model.parameters():
+        if weight.device.type == "cuda":
+            torch.cuda.synchronize(weight.device)
+            return
         weight.flatten()[:: _PAGE_BYTES // weight.element_size()].sum()
 
 
 def _derived(row: Loading, weight_bytes: int) -> dict[str, Any]:
     return {
         "ratio": row.ratio,
+        "transformers_ratio": median(row.transformers_s) / median(row.read_s),
         "read_gigabytes_per_s": weight_bytes / 1e9 / median(row.read_s),
         "load_gigabytes_per_s": weight_bytes / 1e9 / median(row.load_s),
         "is_met": row.ratio <= BAR,
@@ -184,15 +195,16 @@ def _table(rows: list[Loading], weight_bytes: int, device: torch.device) -> Tabl
     table = Table(
         title=f"loading {weight_bytes / 1e9:.2f} GB to {device}, {machine_in_words(device.type)}"
     )
-    for column in ("files in", "read s", "GB/s", "load s", "GB/s", f"load / read (bar {BAR})"):
-        table.add_column(column, justify="left" if column == "files in" else "right")
+    table.add_column("files in")
+    for column in ("read s", "load s", "transformers s", "GB/s", f"load / read (bar {BAR})"):
+        table.add_column(column, justify="right")
     for row in rows:
         derived = _derived(row, weight_bytes)
         table.add_row(
             row.source,
             _spread(row.read_s),
-            f"{derived['read_gigabytes_per_s']:.2f}",
             _spread(row.load_s),
+            _spread(row.transformers_s),
             f"{derived['load_gigabytes_per_s']:.2f}",
             f"{row.ratio:.2f}",
         )
@@ -200,7 +212,7 @@ def _table(rows: list[Loading], weight_bytes: int, device: torch.device) -> Tabl
 
 
 def _spread(seconds: list[float]) -> str:
-    return f"{median(seconds):.2f} ({min(seconds):.2f} to {max(seconds):.2f})"
+    return f"{median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
 
 
 if __name__ == "__main__":
