@@ -88,6 +88,7 @@ MEASURES_THE_SERVER = {"benchmarks.structured_output"}
 TRANSFORMERS_ROOMS = {
     "benchmarks.acceptance",
     "benchmarks.exactness",
+    "benchmarks.loading",
     "benchmarks.random_draft",
     "engine.model",
     "engine.token_bytes",

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -34,9 +35,11 @@ from engine.model.attention import (
 )
 from engine.model.experts import choose_experts
 from engine.model.random_weights import random_model
+from engine.model.streamed_weights import load_streamed
 
 logger = logging.getLogger(__name__)
 
+_LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -107,13 +110,9 @@ def load_model(
     _check_config(config, name)
     _check_is_causal_lm(config, name)
     wanted = dtype_to_load(dtype, device)
-    model: Any
     try:
         if load_weights:
-            options: dict[str, Any] = {"dtype": wanted, "attn_implementation": PAGED_ATTENTION}
-            if device.type != "cpu":
-                options["device_map"] = {"": device}
-            model = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **origin)
+            model = _with_weights(name, config, wanted, device, origin)
         else:
             model = random_model(
                 config, dtype=wanted, device=device, trust_remote_code=trust_remote_code
@@ -123,7 +122,7 @@ def load_model(
             f"{name}: its weights do not fit on {device}: {error}; "
             "take a smaller model or a smaller dtype."
         ) from error
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except _LOADING_ERRORS as error:
         raise ModelLoadError(f"{name}: the model cannot be loaded: {error}") from error
     return from_model(model, name=name, fuse_projections=fuse_projections)
 
@@ -173,6 +172,26 @@ def from_model(
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
     )
+
+
+def _with_weights(
+    name: str,
+    config: PreTrainedConfig,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    origin: dict[str, Any],
+) -> PreTrainedModel:
+    streamed = None
+    if not origin["trust_remote_code"]:
+        streamed = load_streamed(name, config, dtype=dtype, device=device)
+    if streamed is not None:
+        return streamed
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": PAGED_ATTENTION}
+    if device.type != "cpu":
+        options["device_map"] = {"": device}
+    model: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **origin)
+    assert isinstance(model, PreTrainedModel), "it is a model of transformers"
+    return model
 
 
 def dtype_to_load(dtype: str, device: torch.device) -> torch.dtype | str:

@@ -1,17 +1,16 @@
 """Builds a model with random weights where it will run, in the dtype it will have.
 
 Nothing is initialised elsewhere and moved: a model of 16 GB takes as long as its device takes to
-write 16 GB. It knows nothing of architectures: what is not a matrix (norms, sinks) is what
-the model's own initialisation says, which differs between families.
+write 16 GB. It knows nothing of architectures: what is not a matrix (norms, sinks) is what the
+model's own initialisation says, which differs between families, and biases are zero.
 """
 
 from __future__ import annotations
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
-from transformers.initialization import no_init_weights
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from engine.model.attention import PAGED_ATTENTION
+from engine.model.empty_model import config_dtype, empty_model
 
 _DEFAULT_STD = 0.02
 
@@ -40,17 +39,8 @@ def random_model(
         torch.OutOfMemoryError: they do not fit on the device.
         ValueError: transformers cannot build the model.
     """
-    if not isinstance(dtype, torch.dtype):
-        dtype = config.get_text_config(decoder=True).dtype or torch.float32
-    with device, no_init_weights():
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            attn_implementation=PAGED_ATTENTION,
-            trust_remote_code=trust_remote_code,
-        )
-    # no_init_weights() leaves this out, too.
-    model.tie_weights()
+    exact = dtype if isinstance(dtype, torch.dtype) else config_dtype(config) or torch.float32
+    model = empty_model(config, dtype=exact, device=device, trust_remote_code=trust_remote_code)
     # The model's own initialisation draws from the global generators, so these are seeded.
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
