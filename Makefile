@@ -5,6 +5,7 @@ BOOTSTRAP ?= python3
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python
 ARGS ?=
+SANITIZER ?= memcheck
 
 ifeq ($(PYTHON),$(VENV)/bin/python)
 ENVIRONMENT := $(VENV)/.installed
@@ -13,7 +14,7 @@ endif
 # Clients do not all fit into one environment: one for each file of pinned versions.
 CLIENTS := $(patsubst tests/clients/environments/%.txt,.venv-clients/%,$(wildcard tests/clients/environments/*.txt))
 
-.PHONY: serve test clients-test format lint type bench gpu install clean
+.PHONY: serve test clients-test format lint type bench gpu gpu-profile gpu-sanitize install clean
 
 serve: $(ENVIRONMENT)  ## serve the demo pair on http://127.0.0.1:8000 (ARGS="MODEL --draft ...")
 	$(PYTHON) -m server.cli.main serve $(ARGS)
@@ -41,10 +42,18 @@ type: $(ENVIRONMENT)
 bench: $(ENVIRONMENT)
 	$(PYTHON) -m benchmarks.speculation $(ARGS)
 
-gpu: $(ENVIRONMENT)
-	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('make gpu: this machine has no CUDA device that torch can use.')"
-	$(PYTHON) -m pytest -q -m gpu
-	$(PYTHON) -m benchmarks.speculation --device cuda --name speculation_gpu $(ARGS)
+gpu: $(ENVIRONMENT)  ## prove and measure what needs a GPU (ARGS="--stage 2 --only decode ...")
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
+
+gpu-profile: $(ENVIRONMENT)
+	$(PYTHON) -m benchmarks.gpu.profile $(ARGS)
+
+# Looks for wrong addresses in the kernels' own tests; several times slower than these.
+gpu-sanitize: $(ENVIRONMENT)
+	@if command -v compute-sanitizer; then \
+	  PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool $(SANITIZER) --error-exitcode 1 \
+	    $(PYTHON) -m pytest -q -x -m gpu --timeout 0 $(or $(ARGS),tests/kernels/test_kv_cache_write.py); \
+	else echo "make gpu-sanitize: compute-sanitizer is not on PATH"; exit 1; fi
 
 install: $(VENV)/.installed
 

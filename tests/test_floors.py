@@ -89,6 +89,8 @@ TRANSFORMERS_ROOMS = {
     "benchmarks.acceptance",
     "benchmarks.exactness",
     "benchmarks.loading",
+    "benchmarks.gpu.peers",
+    "benchmarks.gpu.tiny_models",
     "benchmarks.random_draft",
     "engine.model",
     "engine.token_bytes",
@@ -244,6 +246,7 @@ def test_low_floors_start_without_torch() -> None:
 
 def test_offline_engine_starts_without_the_server_libraries() -> None:
     programs = ("speculation", "useless_draft", "drift", "agent_traffic", "controller_cost")
+    programs += ("gpu.__main__", "gpu.profile")
     measuring = "".join(f"\nimport benchmarks.{name}" for name in programs)
     code = f"from engine import LLM, SamplingParams{measuring}"
     run_blocked(code, blocked=NOT_FOR_OFFLINE_USE)

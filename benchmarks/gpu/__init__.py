@@ -1,0 +1,1 @@
+"""What a GPU machine proves and measures: `python -m benchmarks.gpu`."""
