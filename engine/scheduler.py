@@ -149,7 +149,9 @@ class Scheduler:
             self._end(request, FinishReason.ERROR, message)
 
     def schedule(self) -> SchedulerOutput:
-        """Choose what the next step computes."""
+        """Choose what the next step computes, now that nothing is under way."""
+        for request in self._running:
+            request.num_in_flight_tokens = 0
         step = _Step(self.config.max_num_batched_tokens)
         self._decode_running(step)
         self._draft_running(step)
