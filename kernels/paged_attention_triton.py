@@ -60,12 +60,13 @@ def share_sizes(num_entries: int, dims: int, element_bytes: int) -> TileSizes:
     """
     block_m = max(16, triton.next_power_of_2(num_entries))
     block_n = min(128, max(16, _power_of_2_up_to(32768 // (dims * element_bytes))))
+    is_short = dims * element_bytes <= 512
     if block_m == 16:
-        return TileSizes(block_m, block_n, 4, 3, 3 if dims * element_bytes <= 512 else 2)
+        return TileSizes(block_m, block_n, 4, 3, 3 if is_short else 2)
     if block_m == 32:
-        return TileSizes(block_m, block_n, 4, 4, 2)
+        return TileSizes(block_m, block_n, 4, 4 if is_short else 3, 2)
     if block_m == 64:
-        return TileSizes(block_m, block_n, 4, 3, 2 if dims <= 256 else 1)
+        return TileSizes(block_m, block_n, 4, 3, 2 if is_short else 1)
     return TileSizes(block_m, block_n, 8, 3, 1)
 
 

@@ -8,12 +8,17 @@ kernels in Triton's interpreter.
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 SHARED_MEMORY_BYTES = 227 * 1024
+# Some registers kept in memory are no loss; more are a tile that is too large.
+MOST_SPILLED_BYTES = 256
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ def compile_case(case: HopperCase) -> str:
     """Compile to machine code; returns one line on what it needs.
 
     Raises:
-        AssertionError: it needs more shared memory than a block can have.
+        AssertionError: it needs more shared memory than a block can have, or keeps more registers
+            in memory than is cheap.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -62,7 +68,23 @@ def compile_case(case: HopperCase) -> str:
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
     shared = compiled.metadata.shared
     assert shared <= SHARED_MEMORY_BYTES, f"{shared} bytes of shared memory"
-    return f"{case.kernel.__name__} shared={shared} cubin={len(compiled.asm['cubin'])}"
+    registers, stack = _resources(compiled.asm["cubin"])
+    assert stack <= MOST_SPILLED_BYTES, f"{stack} bytes of registers in memory"
+    return f"{case.kernel.__name__} shared={shared} registers={registers} stack={stack}"
+
+
+def _resources(cubin: bytes) -> tuple[int, int]:
+    """Read how many registers and how many bytes of stack a thread needs."""
+    from triton import knobs
+
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+)", usage)
+    assert found is not None, usage
+    return int(found[1]), int(found[2])
 
 
 def main(module_names: list[str]) -> None:

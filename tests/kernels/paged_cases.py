@@ -72,6 +72,7 @@ def make_paged_case(
 ) -> PagedCase:
     """Make a case whose caches are NaN wherever no request has a key."""
     generator = torch.Generator().manual_seed(len(batch) + sum(keys for _, keys in batch))
+    on_device = torch.Generator(device).manual_seed(1)
     used = [-(-keys // shape.block_size) for _, keys in batch]
     order = first_block + torch.randperm(sum(used), generator=generator)
     tables = torch.full((len(batch), max(used, default=0) + 1), -(2**30), dtype=torch.int32)
@@ -85,8 +86,10 @@ def make_paged_case(
     def cache(dim: int) -> torch.Tensor:
         size = (first_block + sum(used), shape.block_size, shape.kv_heads, dim)
         cache = torch.full(size, float("nan"), dtype=dtype, device=device)
-        values = torch.randn(len(slots), shape.kv_heads, dim, generator=generator)
-        cache.flatten(0, 1)[slots.to(device)] = values.to(device, dtype)
+        values = torch.randn(
+            len(slots), shape.kv_heads, dim, generator=on_device, dtype=dtype, device=device
+        )
+        cache.flatten(0, 1)[slots.to(device)] = values
         return cache
 
     num_tokens = sum(rows for rows, _ in batch) + num_padding_rows

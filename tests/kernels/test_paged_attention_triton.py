@@ -22,6 +22,8 @@ from kernels import paged_attention_triton
 from kernels.paged_attention_triton import TileSizes, paged_attention_on_device
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# A GPU's exp2 is approximate.
+ATOL, RTOL = (1e-5, 1e-4) if DEVICE == "cuda" else (2e-6, 2e-5)
 TOLERANCES = [
     pytest.param((torch.float16, 4e-3, 4e-3), id="float16"),
     pytest.param(
@@ -85,7 +87,7 @@ def with_sinks(extras: dict[str, object], num_heads: int = 4) -> dict[str, objec
 
 
 def check(
-    attend: Attend, case: PagedCase, atol: float = 2e-6, rtol: float = 2e-5, **extras: object
+    attend: Attend, case: PagedCase, atol: float = ATOL, rtol: float = RTOL, **extras: object
 ) -> None:
     output = attend(*case.inputs, scaling=SCALING, **extras)
     assert output.dtype == case.query.dtype
@@ -125,12 +127,13 @@ def test_the_twin_equals_reference(batch: list[tuple[int, int]], extras: dict[st
 
 
 @pytest.mark.parametrize("num_programs", [1, 2, 5, 64])
-@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize(("window", "many_merges"), [(None, 1), (20, 512)])
 @pytest.mark.usefixtures("small_pieces")
 def test_shares_may_end_anywhere(
-    num_programs: int, window: int | None, monkeypatch: pytest.MonkeyPatch
+    num_programs: int, window: int | None, many_merges: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One program computes all, requests lie in several shares, or shares are left over."""
+    monkeypatch.setattr(paged_attention_triton, "MANY_MERGES", many_merges)
     monkeypatch.setattr(
         paged_attention_triton, "num_programs_at_once", lambda device, sizes: num_programs
     )
@@ -180,7 +183,7 @@ def test_a_chain_of_rows_is_a_tree(way: Attend) -> None:
         way(*own.inputs, scaling=SCALING, sliding_window=6)
         for own in (case, case.with_layout(tree_masks=chain))
     ]
-    torch.testing.assert_close(*outputs, atol=2e-6, rtol=2e-5)
+    torch.testing.assert_close(*outputs, atol=ATOL, rtol=RTOL)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -205,7 +208,7 @@ def test_rows_without_keys_do_no_harm(rows: int, way: Attend) -> None:
     )
     own.query = torch.cat([case.query[:1], case.query[-3:]])
     own.batch = [(1, 9), (0, 0), (3, 20)]
-    torch.testing.assert_close(torch.cat([first, last]), own.reference(), atol=2e-6, rtol=2e-5)
+    torch.testing.assert_close(torch.cat([first, last]), own.reference(), atol=ATOL, rtol=RTOL)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
