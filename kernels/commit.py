@@ -13,44 +13,14 @@ rows, B requests.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from kernels.decode_state import DecodeState
+from kernels.decode_state import DecodeState, OutputCounts, VerifiedRequests
 
 # Columns of the packed result; the emitted tokens, padded with zeros, lie before them.
 NUM_EMITTED = -2
 ANY_INVALID = -1
 NUM_COUNTS = 2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class VerifiedRequests:
-    """Whose drafts a verify pass looked at.
-
-    Attributes:
-        slots: [B] int32; padding has the scratch slot.
-        row_starts: [B] int32, of each request's first row among the samples.
-        num_drafts: [B] int32, at most `max_drafts`; the request has one row more.
-    """
-
-    slots: torch.Tensor
-    row_starts: torch.Tensor
-    num_drafts: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class OutputCounts:
-    """How often each token was emitted, for penalties.
-
-    Attributes:
-        counts: [num_rows, vocab] float32.
-        rows: [num_slots] int32, each slot's row of `counts`; -1 for none.
-    """
-
-    counts: torch.Tensor
-    rows: torch.Tensor
 
 
 def commit(

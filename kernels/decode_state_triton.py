@@ -6,9 +6,13 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.commit import NUM_COUNTS, OutputCounts, VerifiedRequests
-from kernels.decode_state import DecodeState
-from kernels.prepare_rows import PassInputs, PassRows
+from kernels.decode_state import (
+    DecodeState,
+    OutputCounts,
+    PassInputs,
+    PassRows,
+    VerifiedRequests,
+)
 
 _BLOCK = 64
 
@@ -182,8 +186,8 @@ def commit_triton(
         HAS_LIMITS=accepted_limits is not None,
         HAS_COUNTS=counts is not None,
         MAX_DRAFTS=state.max_drafts,
-        NUM_COLUMNS=state.max_drafts + 1 + NUM_COUNTS,
-        BLOCK=triton.next_power_of_2(state.max_drafts + 1 + NUM_COUNTS),
+        NUM_COLUMNS=packed.shape[1],
+        BLOCK=triton.next_power_of_2(packed.shape[1]),
         num_warps=1,
     )
 

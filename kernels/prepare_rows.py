@@ -16,45 +16,9 @@ the first time where all drafts were accepted and it lags. Shapes: R rows, B req
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 
-from kernels.decode_state import DecodeState
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PassRows:
-    """Which rows a pass has; fixed while an iteration is replayed.
-
-    Attributes:
-        slots: [R] int32, of each row's request; padding has the scratch slot and offset 0.
-        offsets: [R] int32, -1 up to max_drafts.
-        request_slots: [B] int32, of each request; padding has the scratch slot.
-        last_offsets: [B] int32, of each request's last row; padding has 0.
-    """
-
-    slots: torch.Tensor
-    offsets: torch.Tensor
-    request_slots: torch.Tensor
-    last_offsets: torch.Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PassInputs:
-    """Buffers that a pass reads.
-
-    Attributes:
-        token_ids: [R] int64.
-        positions: [R] int64.
-        slot_mapping: [R] int64.
-        seq_lens: [B] int32.
-    """
-
-    token_ids: torch.Tensor
-    positions: torch.Tensor
-    slot_mapping: torch.Tensor
-    seq_lens: torch.Tensor
+from kernels.decode_state import DecodeState, PassInputs, PassRows
 
 
 def prepare_rows(

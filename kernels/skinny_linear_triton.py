@@ -11,12 +11,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.skinny_linear import (
-    MAX_VECTOR_ROWS,
-    SkinnyConfig,
-    choose_config,
-    padded_rows,
-)
+from kernels.skinny_config import MAX_VECTOR_ROWS, SkinnyConfig, choose_config, padded_rows
 
 _REDUCE_BLOCK = 256
 

@@ -12,31 +12,15 @@ B requests, whose slots are rows of `DecodeState`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
+
+from kernels.decode_state import Dice
 
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _NUM_ROUNDS = 10
 _MASK = 0xFFFFFFFF
 _DRAWS = 1
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Dice:
-    """What the draws of each slot are keyed by.
-
-    Attributes:
-        seeds: [num_slots] int64, the 64 bits of an unsigned seed.
-        choices: [num_slots] int64, which of a prompt's answers a request is.
-        rates: [num_rates] float64, for each place the chance that its draft is accepted; the last
-            holds for all places beyond.
-    """
-
-    seeds: torch.Tensor
-    choices: torch.Tensor
-    rates: torch.Tensor
 
 
 def synthetic_limits(

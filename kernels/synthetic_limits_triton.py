@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels.synthetic_limits import Dice
+from kernels.decode_state import Dice
 
 
 def synthetic_limits_triton(

@@ -141,7 +141,7 @@ class Acceptable:
 def watched(planner: DraftPlanner, rooms: list[DraftRoom], num_steps: int) -> IdleWatch:
     """Plan so many steps under a watch."""
     watch = IdleWatch("small", "leave it out")
-    meter = PlanMeter(planner, dict, lambda: 1.25, watch)
+    meter = PlanMeter(planner, dict, lambda _: False, lambda: 1.25, watch)
     for _ in range(num_steps):
         meter.plan(rooms)
     return watch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kernels.skinny_linear import CANDIDATES, SkinnyConfig, candidates, choose_config
+from kernels.skinny_config import CANDIDATES, SkinnyConfig, candidates, choose_config
 from kernels.skinny_linear_triton import dot_kernel, reduce_kernel, vector_kernel
 from tests.kernels.hopper import HopperCase
 

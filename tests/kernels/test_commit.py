@@ -6,15 +6,8 @@ import pytest
 import torch
 
 from engine.speculative.verifier import walk
-from kernels.commit import (
-    ANY_INVALID,
-    NUM_EMITTED,
-    OutputCounts,
-    VerifiedRequests,
-    commit,
-    commit_reference,
-)
-from kernels.decode_state import DecodeState
+from kernels.commit import ANY_INVALID, NUM_EMITTED, commit, commit_reference
+from kernels.decode_state import DecodeState, OutputCounts, VerifiedRequests
 from tests.kernels.decode_states import (
     MAX_DRAFTS,
     VOCAB,

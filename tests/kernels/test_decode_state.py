@@ -7,10 +7,10 @@ from dataclasses import fields
 import pytest
 import torch
 
-from kernels.commit import NUM_EMITTED, VerifiedRequests, commit, commit_reference
-from kernels.decode_state import allocate_decode_state
+from kernels.commit import NUM_EMITTED, commit, commit_reference
+from kernels.decode_state import PassInputs, PassRows, VerifiedRequests, allocate_decode_state
 from kernels.place_drafts import place_drafts, place_drafts_reference
-from kernels.prepare_rows import PassInputs, PassRows, prepare_rows, prepare_rows_reference
+from kernels.prepare_rows import prepare_rows, prepare_rows_reference
 from tests.kernels.decode_states import (
     BLOCK_SIZE,
     MAX_DRAFTS,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kernels.decode_state import DecodeState
-from kernels.prepare_rows import PassInputs, PassRows, prepare_rows, prepare_rows_reference
+from kernels.decode_state import DecodeState, PassInputs, PassRows
+from kernels.prepare_rows import prepare_rows, prepare_rows_reference
 from tests.kernels.decode_states import (
     BLOCK_SIZE,
     MAX_BLOCKS,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from kernels.skinny_linear import (
+from kernels.skinny_config import (
     CANDIDATES,
     MAX_ROWS,
     MEASURED,
@@ -16,9 +16,8 @@ from kernels.skinny_linear import (
     candidates,
     choose_config,
     padded_rows,
-    skinny_linear,
-    skinny_linear_reference,
 )
+from kernels.skinny_linear import skinny_linear, skinny_linear_reference
 from tests.kernels.devices import DEVICES
 
 TOLERANCES = [

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from engine.sampling.noise import uniform_draws
-from kernels.synthetic_limits import Dice, synthetic_limits, synthetic_limits_reference
+from kernels.decode_state import Dice
+from kernels.synthetic_limits import synthetic_limits, synthetic_limits_reference
 from tests.kernels.decode_states import int32
 from tests.kernels.devices import DEVICES
 
