@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_ROWS = 64
-MAX_VECTOR_ROWS = 2
+MAX_VECTOR_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class SkinnyConfig:
 
     Attributes:
         kind: `dot` uses the tensor cores, with rows padded to 16, 32 or 64; `vector` multiplies
-            and adds in float32, for at most two rows.
+            and adds in float32, for at most four rows.
         block_n: output columns (rows of the weight) per program.
         block_k: how much of each of them a program reads at once.
         split_k: programs that share a column block's sum; above 1, a second kernel adds up.
@@ -36,14 +36,14 @@ class SkinnyConfig:
 
 
 CANDIDATES = (
-    SkinnyConfig("vector", 4, 1024, num_stages=1),
-    SkinnyConfig("vector", 8, 512, num_stages=1),
-    SkinnyConfig("vector", 16, 256, num_stages=1),
-    SkinnyConfig("vector", 16, 512, num_warps=8, num_stages=1),
+    SkinnyConfig("vector", 1, 1024, num_stages=1),
+    SkinnyConfig("vector", 1, 2048, num_stages=1),
+    SkinnyConfig("vector", 1, 4096, num_stages=1),
+    SkinnyConfig("vector", 2, 1024, num_stages=1),
+    SkinnyConfig("vector", 4, 512, num_stages=1),
+    SkinnyConfig("vector", 4, 1024, num_warps=8, num_stages=1),
+    SkinnyConfig("vector", 8, 512, num_warps=8, num_stages=1),
     SkinnyConfig("vector", 8, 512, num_stages=4),
-    SkinnyConfig("vector", 16, 256, num_stages=4),
-    SkinnyConfig("vector", 16, 512, num_warps=8, num_stages=4),
-    SkinnyConfig("vector", 32, 256, num_warps=8, num_stages=4),
     SkinnyConfig("dot", 16, 256, num_stages=5),
     SkinnyConfig("dot", 16, 512, num_stages=3),
     SkinnyConfig("dot", 16, 512, num_stages=4),
@@ -66,8 +66,15 @@ CANDIDATES = (
     SkinnyConfig("dot", 128, 64, split_k=8),
 )
 
-# (padded rows, N, K): what won there.
-MEASURED: dict[tuple[int, int, int], SkinnyConfig] = {}
+# (padded rows, N, K): what won there, on an H200 with Triton 3.6 and weights that no cache holds.
+MEASURED: dict[tuple[int, int, int], SkinnyConfig] = {
+    (1, 128256, 4096): SkinnyConfig("vector", 1, 4096, num_stages=1),
+    (16, 6144, 4096): SkinnyConfig("dot", 64, 128, num_stages=4),
+    (16, 4096, 4096): SkinnyConfig("dot", 32, 256, num_stages=4),
+    (16, 28672, 4096): SkinnyConfig("dot", 128, 128, num_warps=8, num_stages=3),
+    (16, 4096, 14336): SkinnyConfig("dot", 64, 128, split_k=2, num_stages=5),
+    (16, 128256, 4096): SkinnyConfig("dot", 64, 128, num_stages=4),
+}
 
 # Of an H100 or H200, which has this much shared memory per multiprocessor.
 _NUM_PROCESSORS = 132
@@ -77,12 +84,12 @@ _FEW_PROGRAMS = 120
 
 
 def padded_rows(num_rows: int) -> int:
-    """The row count that shares a configuration: 2 for one or two, else 16, 32 or 64.
+    """The row count that shares a configuration: 1, 2, 4, 16, 32 or 64.
 
     Raises:
         ValueError: more rows than a configuration has.
     """
-    for bound in (MAX_VECTOR_ROWS, 16, 32, MAX_ROWS):
+    for bound in (1, 2, MAX_VECTOR_ROWS, 16, 32, MAX_ROWS):
         if num_rows <= bound:
             return bound
     raise ValueError(f"{num_rows} rows; skinny_linear takes at most {MAX_ROWS}.")
@@ -121,8 +128,11 @@ def choose_config(num_rows: int, num_columns: int, depth: int) -> SkinnyConfig:
     measured = MEASURED.get((rows, num_columns, depth))
     if measured is not None:
         return measured
-    if rows == MAX_VECTOR_ROWS:
-        return SkinnyConfig("vector", 16, 512, num_warps=8, num_stages=4)
+    if rows == 1:
+        return SkinnyConfig("vector", 1, 1024, num_stages=1)
+    if rows <= MAX_VECTOR_ROWS:
+        # Wider blocks of columns, as every one of them reads all rows of x.
+        return SkinnyConfig("vector", 4, 1024, num_warps=8, num_stages=1)
     return _few_rows(num_columns) if rows == 16 else _more_rows(rows, num_columns, depth)
 
 

@@ -43,7 +43,8 @@ def skinny_linear_triton(
         partials = x.new_empty(split, num_rows, num_columns, dtype=torch.float32)
     part = triton.cdiv(depth, split * config.block_k) * config.block_k
     kernel = vector_kernel if config.kind == "vector" else dot_kernel
-    rows = num_rows if config.kind == "vector" else max(16, padded_rows(num_rows))
+    rows = padded_rows(num_rows)
+    rows = rows if config.kind == "vector" else max(16, rows)
     kernel[(triton.cdiv(num_columns, config.block_n), split)](
         x,
         weight,
@@ -147,37 +148,31 @@ def vector_kernel(
     HAS_BIAS: tl.constexpr,
     STAGES: tl.constexpr,
 ) -> None:
-    """Grid: (blocks of columns, 1); `ROWS` is 1 or 2, and all of the depth is one part."""
+    """Grid: (blocks of columns, 1); all of the depth is one part."""
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row = tl.arange(0, ROWS)
     place = tl.arange(0, BLOCK_K)
     safe_column = tl.minimum(column, num_columns - 1).to(tl.int64)
     weight_rows = weight + safe_column[:, None] * weight_stride + place[None, :]
+    x_rows = x + row[:, None] * x_stride + place[None, :]
+    is_row = row[:, None] < num_rows
     # Summed over the depth only at the end: until then threads need not talk.
-    first = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
-    second = tl.zeros([BLOCK_N, BLOCK_K], tl.float32)
+    products = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
     for step in tl.range(0, PART, BLOCK_K, num_stages=STAGES):
         if IS_EVEN:
-            weights = tl.load(weight_rows + step, eviction_policy="evict_first").to(tl.float32)
-            first += weights * tl.load(x + place + step).to(tl.float32)[None, :]
-            if ROWS == 2:
-                second += weights * tl.load(x + x_stride + place + step).to(tl.float32)[None, :]
+            weights = tl.load(weight_rows + step, eviction_policy="evict_first")
+            inputs = tl.load(x_rows + step, mask=is_row, other=0.0)
         else:
-            in_depth = place + step < DEPTH
-            weights = tl.load(weight_rows + step, mask=in_depth[None, :], other=0.0).to(tl.float32)
-            first_inputs = tl.load(x + place + step, mask=in_depth, other=0.0)
-            first += weights * first_inputs.to(tl.float32)[None, :]
-            if ROWS == 2:
-                inputs = tl.load(x + x_stride + place + step, mask=in_depth, other=0.0)
-                second += weights * inputs.to(tl.float32)[None, :]
-    total, second_total = tl.sum(first, axis=1), tl.sum(second, axis=1)
+            in_depth = (place + step)[None, :] < DEPTH
+            weights = tl.load(weight_rows + step, mask=in_depth, other=0.0)
+            inputs = tl.load(x_rows + step, mask=is_row & in_depth, other=0.0)
+        products += weights.to(tl.float32)[None, :, :] * inputs.to(tl.float32)[:, None, :]
+    total = tl.sum(products, axis=2)
     if HAS_BIAS:
-        added = tl.load(bias + safe_column).to(tl.float32)
-        total, second_total = total + added, second_total + added
-    is_column = column < num_columns
-    tl.store(output + column, total.to(output.dtype.element_ty), mask=is_column)
-    if ROWS == 2:
-        second_row = output + num_columns + column
-        tl.store(second_row, second_total.to(output.dtype.element_ty), mask=is_column)
+        total += tl.load(bias + safe_column).to(tl.float32)[None, :]
+    result = output + row[:, None] * num_columns + column[None, :]
+    is_inside = is_row & (column[None, :] < num_columns)
+    tl.store(result, total.to(output.dtype.element_ty), mask=is_inside)
 
 
 @triton.jit(do_not_specialize=["size"])  # type: ignore[untyped-decorator]

@@ -23,13 +23,13 @@ from engine.runner.device_queue import DeviceQueue
 from engine.runner.graphs import Graphs
 from engine.runner.model_runner import ModelRunner
 from engine.runner.sampling_state import SamplingState, SamplingTraits
-from kernels.commit import NUM_COUNTS, VerifiedRequests, commit
-from kernels.decode_state import DecodeState
+from kernels.commit import NUM_COUNTS, commit
+from kernels.decode_state import DecodeState, Dice, PassInputs, PassRows, VerifiedRequests
 from kernels.gumbel_sample import gumbel_sample
 from kernels.paged_layout import PagedLayout
 from kernels.place_drafts import place_drafts
-from kernels.prepare_rows import PassInputs, PassRows, prepare_rows
-from kernels.synthetic_limits import Dice, synthetic_limits
+from kernels.prepare_rows import prepare_rows
+from kernels.synthetic_limits import synthetic_limits
 
 # Sections of the packed buffer begin where vector loads may.
 _ALIGNMENT = 4

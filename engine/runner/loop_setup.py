@@ -12,8 +12,7 @@ from engine.runner.graphs import CudaGraphs, Graphs, NoGraphs
 from engine.runner.model_runner import ModelRunner
 from engine.runner.sampling_state import SamplingState
 from engine.sampling_params import MAX_DRAFT_TOKENS
-from kernels.decode_state import allocate_decode_state
-from kernels.synthetic_limits import Dice
+from kernels.decode_state import Dice, allocate_decode_state
 
 
 def decodes_ahead(config: EngineConfig, device: torch.device) -> bool:

@@ -16,8 +16,7 @@ from engine.request import Request
 from engine.runner.device_queue import DeviceQueue
 from engine.sampling.request_state import build_bias, has_bias
 from engine.sampling_params import SamplingParams
-from kernels.commit import OutputCounts
-from kernels.decode_state import DecodeState
+from kernels.decode_state import DecodeState, OutputCounts
 from kernels.sample_rows import SampleRows
 
 # Rows of the packed settings.

@@ -39,14 +39,14 @@ def chosen() -> list[HopperCase]:
     keys = {
         (choose_config(rows, *layer), rows, layer[1])
         for layer in LAYERS
-        for rows in (1, 2, 16, 32, 64)
+        for rows in (1, 2, 4, 16, 32, 64)
     }
     return [case(*key) for key in sorted(keys, key=str)]
 
 
 def most_rows(config: SkinnyConfig) -> int:
     """With how many rows a candidate needs most."""
-    return max(rows for rows in (2, 16, 32, 64) if config in candidates(rows))
+    return max(rows for rows in (4, 16, 32, 64) if config in candidates(rows))
 
 
 CASES = [
