@@ -76,6 +76,7 @@ MEASURED: dict[tuple[int, int, int], SkinnyConfig] = {
     (16, 128256, 4096): SkinnyConfig("dot", 64, 128, num_stages=4),
 }
 
+_SURE_ROWS = 16
 # Of an H100 or H200, which has this much shared memory per multiprocessor.
 _NUM_PROCESSORS = 132
 _SHARED_BYTES = 227 * 1024
@@ -110,6 +111,16 @@ def candidates(num_rows: int) -> list[SkinnyConfig]:
         return block_bytes * config.num_stages <= _SHARED_BYTES
 
     return [config for config in CANDIDATES if fits(config)]
+
+
+def is_faster(num_rows: int, num_columns: int, depth: int) -> bool:
+    """Whether `skinny_linear` is faster than a library's product of these sizes.
+
+    Up to 16 rows it is; beyond, where it was measured to be.
+    """
+    if num_rows > MAX_ROWS:
+        return False
+    return num_rows <= _SURE_ROWS or (padded_rows(num_rows), num_columns, depth) in MEASURED
 
 
 def choose_config(num_rows: int, num_columns: int, depth: int) -> SkinnyConfig:

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
+
+from engine.model.linear import linear
 
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -62,7 +63,7 @@ class _Member(nn.Linear):
             [..., out_features]; where it was computed together, its rows are strided.
         """
         part = self.group.take(self.index, input)
-        return functional.linear(input, self.weight, self.bias) if part is None else part
+        return linear(input, self.weight, self.bias) if part is None else part
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Move or cast; the weights would no longer be views of one tensor, so they part first."""
@@ -92,7 +93,7 @@ class _Leading(_Member):
         Returns:
             [..., out_features], its rows strided.
         """
-        product = functional.linear(input, self.fused_weight, self.fused_bias)
+        product = linear(input, self.fused_weight, self.fused_bias)
         parts: tuple[torch.Tensor, ...] = product.split(self.sizes, dim=-1)
         self.group.input = input
         self.group.parts = dict(enumerate(parts[1:], start=1))

@@ -34,6 +34,7 @@ from engine.model.attention import (
     use_attention_context,
 )
 from engine.model.experts import choose_experts
+from engine.model.linear import use_few_rows_linear
 from engine.model.random_weights import random_model
 from engine.model.streamed_weights import load_streamed
 
@@ -151,6 +152,7 @@ def from_model(
     max_model_len = _max_model_len(text_config, architecture)
     if fuse_projections:
         fused_projections.fuse(model)
+    use_few_rows_linear(model)
     calls, vocab_size = _probe(model, architecture)
     fused_projections.separate_unshared(model)
     _check_layers(calls, text_config, architecture)
