@@ -118,7 +118,7 @@ def _load(model: ModelConfig, name: str, revision: str | None, device: torch.dev
             fuse_projections=model.fuse_projections,
         )
     check_model(loaded)
-    _compile(model, loaded)
+    compile_if_asked(model, loaded)
     return loaded
 
 
@@ -132,7 +132,12 @@ def _load_shape(
     )
 
 
-def _compile(model: ModelConfig, loaded: LoadedModel) -> None:
+def compile_if_asked(model: ModelConfig, loaded: LoadedModel) -> None:
+    """Compile a loaded model's layers, where the settings say so.
+
+    Raises:
+        ModelNotSupportedError: that was asked for by name, and they cannot be compiled.
+    """
     if model.compile == OFF or (model.compile == AUTO and loaded.device.type != "cuda"):
         return
     try:

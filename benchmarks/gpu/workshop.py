@@ -15,7 +15,10 @@ import torch
 from benchmarks.gpu.ceilings import Ceilings, measure_ceilings
 from benchmarks.gpu.sizes import Sizes
 from benchmarks.gpu.tiny_models import TINY_SHAPES, tiny_model
+from engine.config import ModelConfig
 from engine.model.loader import LoadedModel
+from engine.model.shapes import load_shape
+from engine.model_pair import compile_if_asked
 
 
 @dataclass(slots=True)
@@ -57,9 +60,8 @@ class Workshop:
         if shape in TINY_SHAPES:
             return tiny_model(shape, self.dtype, self.device)
         dtype = str(self.dtype).removeprefix("torch.")
-        loaded: LoadedModel = ours("engine.model.shapes", "load_shape")(
-            shape, dtype=dtype, device=self.device
-        )
+        loaded = load_shape(shape, dtype=dtype, device=self.device)
+        compile_if_asked(ModelConfig(), loaded)
         return loaded
 
     def drop_models(self) -> None:

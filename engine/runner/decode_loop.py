@@ -13,8 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from rich.progress import track
 
 from engine.request import NO_TOKEN_POSSIBLE, Request
+from engine.runner.buckets import buckets_up_to
 from engine.runner.device_pass import DevicePass, PassKind, RowsOfPass
 from engine.runner.device_queue import DeviceQueue, Mark
 from engine.runner.sampling_state import SamplingState, SamplingTraits, can_sample
@@ -177,6 +179,17 @@ class DecodeLoop:
         self._is_timed.append(rows)
         end.wait()
         return end.seconds_since(start)
+
+    def record(self, num_drafts: int) -> None:
+        """Record the passes of all batches, with as many drafts for everybody or with none."""
+        sizes = buckets_up_to(self._state.scratch_slot)
+        for size in track(sizes, description="recording graphs", transient=True):
+            for count in {0, num_drafts}:
+                self._target.record(PassKind.VERIFY, size, count + 1, count)
+            if self._draft is not None and num_drafts:
+                if self._draft_lags:
+                    self._draft.record(PassKind.FIRST_DRAFT, size, 2, 0)
+                self._draft.record(PassKind.DRAFT, size, 1, 0)
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended or hold no blocks; unknown ids are fine."""

@@ -147,12 +147,25 @@ class DevicePass:
             rows: at least one request's.
             traits: of the requests' sampling.
         """
-        shape, packed = self._pack(rows, traits)
-        staged = self._queue.stage(packed)
-        target = self._packed_rows[: len(packed)]
-        self._queue.submit(lambda: target.copy_(staged, non_blocking=True))
+        shape = self._hand_over(rows, traits)
         body = partial(self._run, shape)
         self._queue.submit(partial(self._graphs.run, (id(self), shape), body))
+
+    def record(self, kind: PassKind, num_requests: int, num_rows: int, num_drafts: int) -> None:
+        """Record the passes of a shape before anybody needs them, over the scratch slot alone.
+
+        Args:
+            kind: what they are for.
+            num_requests: a bucket of requests.
+            num_rows: of each.
+            num_drafts: offset of each request's last row.
+        """
+        for traits in (SamplingTraits(), SamplingTraits(has_noise=True)):
+            slots = [self._state.scratch_slot] * num_requests
+            rows = RowsOfPass(kind, slots, [num_drafts] * num_requests, [num_rows] * num_requests)
+            shape = self._hand_over(rows, traits)
+            body = partial(self._run, shape)
+            self._queue.submit(partial(self._graphs.record, (id(self), shape), body))
 
     def change_rates(self, rates: Sequence[float]) -> None:
         """Let the dice accept drafts at other rates.
@@ -169,6 +182,13 @@ class DevicePass:
     def fetch(self, num_requests: int) -> torch.Tensor:
         """Hand the host what the last verify pass emitted; see `kernels/commit.py`."""
         return self._queue.fetch(self._packed_output[:num_requests])
+
+    def _hand_over(self, rows: RowsOfPass, traits: SamplingTraits) -> PassShape:
+        shape, packed = self._pack(rows, traits)
+        staged = self._queue.stage(packed)
+        target = self._packed_rows[: len(packed)]
+        self._queue.submit(lambda: target.copy_(staged, non_blocking=True))
+        return shape
 
     def _pack(self, rows: RowsOfPass, traits: SamplingTraits) -> tuple[PassShape, np.ndarray]:
         num_requests, num_rows = len(rows.slots), sum(rows.num_rows)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from engine.config import AUTO, EAGER, MAX_ACCEPTANCE_RATES, OFF, EngineConfig
+from engine.config import AUTO, EAGER, FULL, LAZY, MAX_ACCEPTANCE_RATES, OFF, EngineConfig
+from engine.errors import ConfigError
 from engine.runner.decode_loop import DecodeLoop
 from engine.runner.device_pass import DevicePass
 from engine.runner.device_queue import DeviceQueue, queue_for
@@ -22,10 +23,17 @@ def decodes_ahead(config: EngineConfig, device: torch.device) -> bool:
 
 
 def graphs_for(config: EngineConfig, device: torch.device) -> Graphs:
-    """Give what the passes of a loop are run by; graphs need CUDA."""
-    if device.type != "cuda" or config.runner.graphs == EAGER:
-        return NoGraphs()
-    return CudaGraphs(device)
+    """Give what the passes of a loop are run by.
+
+    Raises:
+        ConfigError: graphs are asked for by name, and there is no CUDA device.
+    """
+    wanted = config.runner.graphs
+    if device.type == "cuda" and wanted != EAGER:
+        return CudaGraphs(device)
+    if wanted in (LAZY, FULL):
+        raise ConfigError(f"graphs: {wanted} needs a CUDA device, and this is {device}.")
+    return NoGraphs()
 
 
 def make_decode_loop(
@@ -80,7 +88,7 @@ def make_decode_loop(
         for runner in (target, draft)
         if runner is not None
     ]
-    return DecodeLoop(
+    loop = DecodeLoop(
         state,
         sampling,
         queue,
@@ -88,3 +96,6 @@ def make_decode_loop(
         passes[1] if draft is not None else None,
         draft_lags=draft is not None and draft.storage is not target.storage,
     )
+    if config.runner.graphs == FULL:
+        loop.record(config.speculation.num_draft_tokens)
+    return loop

@@ -10,6 +10,7 @@ import torch
 from engine.config import EngineConfig
 from engine.config_files import apply_options
 from engine.core import EngineCore
+from engine.model.compiled import compile_layers
 from engine.model.loader import from_model
 from engine.model_pair import ModelPair
 from engine.runner.memory import activation_bytes
@@ -60,6 +61,47 @@ def test_fewer_layers_choose_themselves_and_change_no_words_on_gpu(
     core = EngineCore(config, ModelPair(loaded, kept_layers=kept))
     expected = generate(make_core(tiny_llama(layers=3)), PROMPTS, seeded(NUM_TOKENS))
     assert generate(core, PROMPTS, seeded(NUM_TOKENS)) == expected
+
+
+SETTINGS = [
+    greedy(18),
+    seeded(25),
+    seeded(9, temperature=0.6, top_k=7),
+    seeded(30, repetition_penalty=1.3, frequency_penalty=0.2, top_p=0.9),
+    greedy(22, logit_bias={7: 4.0, 9: -5.0}),
+    seeded(12, min_p=0.05, seed=2**64 - 1),
+]
+
+
+@pytest.mark.parametrize("options", [{"graphs": "eager"}, {"graphs": "lazy"}, {"graphs": "full"}])
+def test_a_loop_ahead_of_the_host_says_what_synchronous_steps_say(options: dict[str, str]) -> None:
+    plain = make_core(on_gpu(), on_gpu(1), speculation=3, decode_ahead="off")
+    expected = generate(plain, PROMPTS, SETTINGS)
+    for draft in (on_gpu(), on_gpu(1)):
+        core = make_core(on_gpu(), draft, speculation=3, max_num_seqs=6, **options)
+        # Twice, so that what was recorded is replayed.
+        assert generate(core, PROMPTS, SETTINGS) == expected
+        assert generate(core, PROMPTS, SETTINGS) == expected
+        assert core._loop is not None
+
+
+def test_a_chosen_number_of_drafts_changes_no_words_on_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    expected = generate(make_core(tiny_llama()), PROMPTS, SETTINGS)
+    core = make_core(on_gpu(), on_gpu(), speculation="auto", max_num_seqs=8)
+    assert generate(core, PROMPTS, SETTINGS) == expected
+    assert core.stats().speculation.num_accepted_tokens > 0
+
+
+def test_compiled_layers_in_graphs_say_the_same() -> None:
+    expected = generate(make_core(tiny_llama()), PROMPTS, SETTINGS)
+    loaded = from_model(on_gpu())
+    compile_layers(loaded)
+    core = make_core(loaded)
+    assert generate(core, PROMPTS, SETTINGS) == expected
+    assert generate(core, PROMPTS, SETTINGS) == expected
 
 
 def test_noise_is_the_same_on_every_device() -> None:
