@@ -3,8 +3,8 @@
 `peak_kernel` finds each row's largest score, which is a greedy row's token; `noise_kernel` the
 largest score with noise above the row's limit; `merge_kernel` joins the programs that share a row.
 
-Philox takes integers only; its two float64 logarithms are taken for blocks of tokens in which a
-cheap bound says that something could win, which are few once a good score was met.
+Philox takes integers only; the two float64 logarithms behind it are taken for blocks of tokens in
+which a cheap bound says that something could win, which are few once a good score was met.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from kernels.gumbel_rows_triton import from_key, is_broken, load_peak, load_scor
 @triton.jit  # type: ignore[untyped-decorator]
 def min_p_limit(top: tl.tensor, min_p: tl.tensor) -> tl.tensor:
     """Below this, min-p drops; `top` is the row's largest score after temperature."""
-    threshold = top + tl.log(tl.maximum(min_p, 1e-30).to(tl.float64)).to(tl.float32)
+    threshold = top + tl.log(tl.maximum(min_p, 1.1754944e-38).to(tl.float64)).to(tl.float32)
     return tl.where(min_p > 0.0, threshold, float("-inf"))
 
 

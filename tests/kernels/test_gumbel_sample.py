@@ -314,7 +314,7 @@ def large_case(seed: int, num_rows: int = NUM_ROWS) -> SampleCase:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("num_rows", [1, 3, 32, NUM_ROWS])
-def test_takes_the_reference_s_tokens_of_large_rows(num_rows: int) -> None:
+def test_large_rows_take_the_tokens_of_the_reference(num_rows: int) -> None:
     case = large_case(num_rows, num_rows)
     logits, rows = case.logits.cuda(), moved(case.rows(), "cuda")
     wanted = {"with_logprobs": True, "with_margins": True}
@@ -329,7 +329,7 @@ def test_takes_the_reference_s_tokens_of_large_rows(num_rows: int) -> None:
 
 
 @pytest.mark.gpu
-def test_takes_the_pipelines_tokens_of_large_rows() -> None:
+def test_large_rows_take_the_tokens_of_the_pipeline() -> None:
     case = large_case(5, 12)
     assert_same(
         gumbel_sample(case.logits.cuda(), moved(case.rows(), "cuda"), with_logprobs=True),
