@@ -10,11 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from engine.config import EngineConfig
 from engine.config_files import apply_options, resolve
-from engine.core import EngineCore
 from engine.door import ModelInfo, make_requests
 from engine.errors import InvalidRequestError
 from engine.outputs import CompletionOutput, RequestOutput
@@ -29,6 +28,9 @@ from engine.request import (
 from engine.sampling_params import SamplingParams
 from engine.token_bytes import TokenBytes
 from engine.tokenization import IncrementalDetokenizer, Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from engine.core import EngineCore
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +116,9 @@ class LLM:
         named = {"model": model, "draft": draft, "speculation": speculation}
         options |= {name: value for name, value in named.items() if value is not None}
         self.config = resolve(apply_options(config or EngineConfig(), options))
+        # Imported here because it takes seconds, which settings that are wrong need not wait for.
+        from engine.core import EngineCore
+
         self.core = EngineCore(self.config)
         settings = self.config.model
         assert settings.model is not None, "resolve() names a model"

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from transformers import AutoTokenizer
-
 from engine.config import SHAPE_PREFIX
 from engine.errors import ModelLoadError
 from engine.sampling_params import SamplingParams
@@ -50,6 +48,9 @@ def load_tokenizer(
     folder = Path(name)
     if folder.is_dir() and not any((folder / file).is_file() for file in _TOKENIZER_FILES):
         return None
+    # It takes seconds to import, in which a server that needs nothing else of it can listen.
+    from transformers import AutoTokenizer
+
     try:
         tokenizer: Tokenizer = AutoTokenizer.from_pretrained(
             name, revision=revision, trust_remote_code=trust_remote_code

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from benchmarks import speculation
+import argparse
 
 
-def add_parser(subparsers: Any) -> None:
-    """Register the command and what it can measure."""
-    parser = subparsers.add_parser("bench", help="measure", description="Measure on this machine.")
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the command does, and what it can measure."""
+    parser.description = "Measure on this machine."
     subjects = parser.add_subparsers(metavar="SUBJECT", required=True)
-    subject = subjects.add_parser(
+    subjects.add_parser(
         "speculation",
         help="speed with speculation over speed without, over load",
         description="Measure drafters, numbers of drafts, concurrency and temperature against "
         "plain decoding; print tables, write JSON and plots, and say what to run. No model means "
         "the demo pair.",
+        module="benchmarks.speculation",
     )
-    speculation.add_flags(subject)
-    subject.set_defaults(func=speculation.run)

@@ -34,11 +34,9 @@ class ChatError(OutdraftError):
     """The server cannot be reached, or refused."""
 
 
-def add_parser(subparsers: Any) -> None:
-    """Register the command and its flags."""
-    parser = subparsers.add_parser(
-        "chat", help="chat with a running server", description=f"Chat with a server. {_HELP}."
-    )
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the command does, and its flags."""
+    parser.description = f"Chat with a server. {_HELP}."
     parser.add_argument(
         "--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)"
     )
@@ -46,7 +44,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--system", help="instruction before the conversation")
     for name, kind, text in _SAMPLING_FLAGS:
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, help=text)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:

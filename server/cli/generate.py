@@ -8,27 +8,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+import engine
 from engine.config import acceptance_text
 from engine.config_files import load_config
 from engine.config_flags import add_config_flags, config_from_args
-from engine.llm import LLM, RunStats
 from engine.outputs import CompletionOutput, RequestOutput
 from engine.prompts import read_prompt_lines
 from engine.sampling_params import SamplingParams
 
+if TYPE_CHECKING:
+    from engine.llm import RunStats
 
-def add_parser(subparsers: Any) -> None:
-    """Register the command and its flags."""
-    parser = subparsers.add_parser(
-        "generate",
-        help="generate from a file of prompts",
-        description="Read prompts, one JSON object a line ({'prompt': text}, "
-        "{'prompt_token_ids': [...]} or {'messages': [...]}), and write one answer a line.",
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the command does, and its flags."""
+    parser.description = (
+        "Read prompts, one JSON object a line ({'prompt': text}, "
+        "{'prompt_token_ids': [...]} or {'messages': [...]}), and write one answer a line."
     )
     parser.add_argument("--input", required=True, type=Path, help="prompts, JSON lines")
     parser.add_argument("--output", required=True, type=Path, help="answers, JSON lines")
@@ -36,7 +37,6 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--config", help="name in model_configs/ or a YAML file")
     _add_sampling_flags(parser.add_argument_group("sampling"))
     add_config_flags(parser)
-    parser.set_defaults(func=run)
 
 
 _SAMPLING_FLAGS = (
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     base = load_config(args.config) if args.config else None
     with console.status("loading the models"):
-        llm = LLM(config=config_from_args(args, base))
+        llm = engine.LLM(config=config_from_args(args, base))
     prompts = [line.token_ids(llm.prompt_tokenizer) for line in lines]
     with _progress(console) as on_progress:
         outputs = llm.generate(prompts, params, on_progress=on_progress)

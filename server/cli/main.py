@@ -2,53 +2,54 @@
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-
-from engine import __version__
 from engine.errors import OutdraftError
+from engine.version import __version__
+from server.cli.command_parser import CommandParser
 
-_COMMANDS = ("serve", "generate", "chat", "bench", "tune")
+_COMMANDS = {
+    "serve": "serve a model over HTTP",
+    "generate": "generate from a file of prompts",
+    "chat": "chat with a running server",
+    "bench": "measure",
+    "tune": "choose a draft by measuring, and write a configuration",
+}
 _INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    args = make_parser(words[0] if words else None).parse_args(words)
+    args = make_parser().parse_args(argv)
     try:
         return int(args.func(args))
     except OutdraftError as error:
         # Messages of other libraries may have many lines; what failed is told in one.
-        message = " ".join(f"outdraft: {type(error).__name__}: {error}".split())
-        Console(stderr=True, soft_wrap=True).print(
-            message, style="red", markup=False, highlight=False
-        )
+        _print_error(" ".join(f"outdraft: {type(error).__name__}: {error}".split()))
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
 
 
-def make_parser(command: str | None = None) -> argparse.ArgumentParser:
-    """Make the parser of all commands; each sets `func`.
-
-    Args:
-        command: the one that will be used, if it is known: the others are then not imported, so
-            that a chat need not wait for torch.
-    """
-    parser = argparse.ArgumentParser(
+def make_parser() -> CommandParser:
+    """Make the parser of all commands; each sets `func`."""
+    parser = CommandParser(
         prog="outdraft",
         description="An LLM server whose speciality is speculative decoding.",
     )
     parser.add_argument("--version", action="version", version=f"outdraft {__version__}")
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in [command] if command in _COMMANDS else _COMMANDS:
-        importlib.import_module(f"server.cli.{name}").add_parser(subparsers)
+    for name, summary in _COMMANDS.items():
+        subparsers.add_parser(name, help=summary, module=f"server.cli.{name}")
     return parser
+
+
+def _print_error(message: str) -> None:
+    # Imported here because lists of commands and flags should not wait for it.
+    from rich.console import Console
+
+    Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -21,13 +23,11 @@ from engine.config_flags import (
 from server.config import ServerConfig
 
 
-def add_parser(subparsers: Any) -> None:
-    """Register the command and its flags."""
-    parser = subparsers.add_parser(
-        "serve",
-        help="serve a model over HTTP",
-        description="Serve a model, with a draft if one is named, over an OpenAI-style API. "
-        "No model means the demo pair.",
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the command does, and its flags."""
+    parser.description = (
+        "Serve a model, with a draft if one is named, over an OpenAI-style API. "
+        "No model means the demo pair."
     )
     parser.add_argument(
         "--config",
@@ -36,7 +36,6 @@ def add_parser(subparsers: Any) -> None:
     )
     add_option_flags(parser.add_argument_group("server"), ServerConfig)
     add_config_flags(parser)
-    parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,12 +56,25 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, name: str) -
     engine = EngineClient(config, log_level=server_config.log_level)
     await engine.start()
     try:
-        # Imported here because it takes seconds, in which the engine is loading already.
+        if not config.model.trust_remote_code:
+            _do_without_torch()
+        # Imported here because it takes a while, in which the engine is loading already.
         from server.http import serve_http
 
         return await serve_http(engine, config, server_config, name=name)
     finally:
         await engine.close()
+
+
+def _do_without_torch() -> None:
+    """Let transformers' tokenizers load as where torch is not installed.
+
+    They need nothing of it, and it would take seconds and 180 MiB of a process that computes
+    nothing. Code that comes with a model may need it.
+    """
+    # What Python itself says of a module that is None is that it cannot be found.
+    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
 
 
 def _run_loop(main: Coroutine[Any, Any, int]) -> int:

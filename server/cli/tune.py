@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
 
 from benchmarks import tune
 
+run = tune.run
 
-def add_parser(subparsers: Any) -> None:
-    """Register the command and its flags."""
-    parser = subparsers.add_parser(
-        "tune",
-        help="choose a draft by measuring, and write a configuration",
-        description="Measure draft candidates for a model over load, and write a configuration "
-        "that `outdraft serve --config FILE` takes. No model means the demo pair.",
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what the command does, and its flags."""
+    parser.description = (
+        "Measure draft candidates for a model over load, and write a configuration that "
+        "`outdraft serve --config FILE` takes. No model means the demo pair."
     )
     tune.add_flags(parser)
-    parser.set_defaults(func=tune.run)

@@ -21,7 +21,7 @@ from server.config import ServerConfig
 
 
 def test_serve_has_a_flag_for_every_server_setting() -> None:
-    args = make_parser("serve").parse_args(
+    args = make_parser().parse_args(
         [
             "serve",
             "m",
@@ -40,10 +40,82 @@ def test_serve_has_a_flag_for_every_server_setting() -> None:
     assert callable(args.func)
 
 
+_HEAVY = {"torch", "transformers", "fastapi", "numpy"}
+_IMPORTS_AT_EXIT = """
+import atexit, sys
+atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))
+"""
+
+
+def imported_by(root: Path, code: str) -> set[str]:
+    """Give what an interpreter has imported by the time that it ends."""
+    done = subprocess.run(
+        [sys.executable, "-c", _IMPORTS_AT_EXIT + code], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stderr.splitlines()[-1].split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["--help", "--version", "serve --help", "generate --help", "chat --help", "bench --help"],
+)
+def test_help_imports_nothing_that_takes_seconds(words: str, root: Path) -> None:
+    modules = imported_by(root, f"from server.cli.main import main; main({words.split()!r})")
+    assert "server.cli.main" in modules
+    assert not modules & _HEAVY
+
+
 def test_chat_starts_without_torch(root: Path) -> None:
-    code = "import sys, server.cli.main as m; m.make_parser('chat'); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert done.stdout == "False\n", done.stderr
+    code = "from server.cli.main import main; assert main(['chat', '--temperature', '3']) == 1"
+    modules = imported_by(root, code)
+    assert "server.cli.chat" in modules
+    assert not modules & _HEAVY
+
+
+def test_commands_that_are_not_used_are_not_imported(root: Path) -> None:
+    modules = imported_by(root, "from server.cli.main import main; main(['chat', '--help'])")
+    assert {name for name in modules if name.startswith("server.cli.")} == {
+        "server.cli.chat",
+        "server.cli.command_parser",
+        "server.cli.main",
+    }
+
+
+def test_the_offline_engine_imports_models_only_once_it_loads_one(root: Path) -> None:
+    code = """
+from engine import LLM
+from engine.errors import ConfigError
+try:
+    LLM(no_such_option=1)
+except ConfigError:
+    pass
+else:
+    raise SystemExit(3)
+"""
+    modules = imported_by(root, code)
+    assert "engine.llm" in modules
+    assert not modules & _HEAVY
+
+
+_SERVER_READS_TEXT = """
+import sys
+from server.cli.serve import _do_without_torch
+_do_without_torch()
+import server.http
+from engine.tokenization import load_tokenizer
+tokenizer = load_tokenizer("model_configs/demo/target")
+words = [{"role": "user", "content": "hello"}]
+text = tokenizer.apply_chat_template(words, tokenize=False, add_generation_prompt=True)
+assert tokenizer.decode(tokenizer.encode(text)) == text
+assert sys.modules.pop("torch") is None
+"""
+
+
+def test_the_servers_process_reads_text_without_torch(root: Path) -> None:
+    modules = imported_by(root, _SERVER_READS_TEXT)
+    assert {"server.http", "transformers"} <= modules
+    assert not {name for name in modules if name.partition(".")[0] == "torch"}
 
 
 @pytest.mark.parametrize(
