@@ -6,6 +6,7 @@ and of which process it runs in.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 
@@ -35,11 +36,15 @@ from engine.sampling.sampling_batch import Rows, SamplingBatch
 from engine.scheduler import Scheduler
 from engine.speculation import Speculation, draft_runner
 from engine.speculative.proposer import Draft
+from engine.startup_clock import StartupClock
 from engine.step import ModelOutput, SchedulerOutput
 from engine.step_ledger import StepClock, StepLedger
 
 # While requests wait for their grammars and for nothing else, a step lasts this long at most.
 _GRAMMAR_WAIT_S = 0.01
+
+
+logger = logging.getLogger(__name__)
 
 
 class EngineCore:
@@ -57,7 +62,9 @@ class EngineCore:
 
     def __init__(self, config: EngineConfig, models: ModelPair | None = None) -> None:
         self.config = config
+        clock = StartupClock()
         models = models or load_pair(config)
+        clock.lap("models")
         self._target = models.target
         self.max_model_len = _max_model_len(config, models.target)
         loaded = [models.target] if models.draft is None else [models.target, models.draft]
@@ -78,6 +85,7 @@ class EngineCore:
         draft = draft_runner(config, models, self._runner)
         self._loop = self._make_loop(models, draft)
         self._under_way: Iteration | None = None
+        clock.lap("kv_cache")
         self._speculation = Speculation(
             config,
             models,
@@ -87,6 +95,7 @@ class EngineCore:
             self._grammars.forced_tokens,
             self._loop,
         )
+        clock.lap("step_costs")
         self.scheduler = Scheduler(
             config.scheduler,
             self.kv,
@@ -98,6 +107,7 @@ class EngineCore:
         self._stats = EngineStats()
         self._ledger = StepLedger(self._stats)
         self._warnings = warn_of_drafts(config, models, self.max_model_len, self._speculation.costs)
+        logger.info("core_made %s", clock)
 
     @property
     def info(self) -> ModelInfo:

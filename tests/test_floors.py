@@ -28,6 +28,7 @@ FLOORS = {
     "engine.kept_files": 1,
     "engine.metrics": 1,
     "engine.outputs": 1,
+    "engine.startup_clock": 1,
     "engine.version": 1,
     "engine.draft_planner": 2,
     "engine.outbox": 2,

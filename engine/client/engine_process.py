@@ -37,6 +37,7 @@ from engine.client.messages import (
 )
 from engine.errors import OutdraftError
 from engine.request import FinishReason, RequestDelta
+from engine.startup_clock import StartupClock
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _LINGER_MS = 2000
@@ -139,8 +140,14 @@ def _serve(socket: zmq.Socket[bytes]) -> bool:
 
 
 def _make_core(start: StartEngine) -> Any:
+    clock = StartupClock()
     module, _, name = start.core_factory.partition(":")
-    return getattr(importlib.import_module(module), name)(start.config)
+    factory = getattr(importlib.import_module(module), name)
+    clock.lap("import")
+    core = factory(start.config)
+    clock.lap("core")
+    logger.info("engine_made %s", clock)
+    return core
 
 
 def _send(socket: zmq.Socket[bytes], message: FromEngine) -> None:

@@ -34,8 +34,11 @@ _NUM_SEQS_OF_LOOP = (1, 4, 16, 64, 256, 512)
 _ROWS_PER_SEQ = (1, 2, 3, 5, 9)
 _CONTEXT_TOKENS = 96
 _NUM_ROUNDS = 12
-# Beyond this, larger batches are left to extrapolation, and nothing is timed again.
+# Batches too large for it are left to extrapolation.
 _BUDGET_S = 6.0
+# Small models need less: somebody waits for the first start.
+_BUDGET_PASSES = 500
+_LEAST_BUDGET_S = 2.5
 _BUDGET_OF_LOOP_S = 30.0
 
 TimePass = Callable[[list[int]], float]
@@ -100,7 +103,11 @@ def measure_step_costs(timing: Timing, *, max_num_seqs: int, max_num_tokens: int
         ]
         for count in num_seqs
     ]
-    best = _time_in_rounds(lines, _BUDGET_S if timing.budget_s is None else timing.budget_s)
+    if timing.budget_s is None:
+        budget_s = _budget_s(timing.target)
+        best = _time_in_rounds(lines, budget_s, runs_all_twice=True)
+    else:
+        best = _time_in_rounds(lines, timing.budget_s, runs_all_twice=False)
     num_seqs = num_seqs[: len(best)]
     width, end = len(rows), len(rows) + len(lopsided)
     return StepCosts(
@@ -110,26 +117,41 @@ def measure_step_costs(timing: Timing, *, max_num_seqs: int, max_num_tokens: int
     )
 
 
-def _time_in_rounds(lines: Sequence[Sequence[_Shape]], budget_s: float) -> list[list[float]]:
+def _budget_s(time_target: TimePass) -> float:
+    """Give the seconds that timing may take, by the best of a few passes of one row."""
+    shortest = min(time_target([1]) for _ in range(3))
+    return min(_BUDGET_S, max(_LEAST_BUDGET_S, _BUDGET_PASSES * shortest))
+
+
+def _time_in_rounds(
+    lines: Sequence[Sequence[_Shape]], budget_s: float, *, runs_all_twice: bool
+) -> list[list[float]]:
     """Time all shapes in turn, a few times over, and keep the best of each.
 
     In turn, because whatever else the machine does for a while must not hit one shape alone.
 
     Args:
         lines: shapes, those that take longest last.
-        budget_s: seconds that it may take.
+        budget_s: seconds that all may take.
+        runs_all_twice: begin a line only where there is time to run everything once more, if it
+            takes twice as long as the one before: a first run also pays for memory that later ones
+            find. Without, whatever can be begun is timed.
 
     Returns:
         Seconds of the first lines, as many as the time allows, at least one.
     """
     best: list[list[float]] = []
-    deadline = time.perf_counter() + budget_s
+    started = time.perf_counter()
+    deadline = started + budget_s
     with Progress(transient=True) as progress:
         task = progress.add_task("timing steps", total=_NUM_ROUNDS * len(lines))
         for line in lines:
+            begun = time.perf_counter()
             best.append([time_pass(rows) for time_pass, rows in line])
             progress.advance(task)
-            if time.perf_counter() > deadline:
+            now = time.perf_counter()
+            spent = now - started
+            if budget_s < (2 * (spent + 2 * (now - begun)) if runs_all_twice else spent):
                 break
         for _ in range(_NUM_ROUNDS - 1):
             for line, seconds in zip(lines, best, strict=False):

@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from engine.runner import step_timer
-from engine.runner.step_timer import measure_step_costs, time_runners
+from engine.runner.step_timer import Timing, measure_step_costs, time_runners
 from tests.tiny_models import generate, greedy, make_core, random_prompts, tiny_llama
 
 PROMPTS = random_prompts(3)
+
+
+@dataclass
+class Clock:
+    """Stands still but for passes, which take their rows, and more when they run first."""
+
+    seconds_per_row: float = 0.01
+    warm_up: float = 2.0
+    now: float = 0.0
+    longest: float = 0.0
+    _known: set[tuple[int, ...]] = field(default_factory=set)
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def run(self, num_rows: list[int]) -> float:
+        seconds = sum(num_rows) * self.seconds_per_row
+        self.longest = max(self.longest, seconds)
+        if tuple(num_rows) not in self._known:
+            self._known.add(tuple(num_rows))
+            seconds *= self.warm_up
+        self.now += seconds
+        return seconds
 
 
 def test_every_shape_is_timed_for_both_models() -> None:
@@ -32,6 +56,27 @@ def test_a_slow_model_is_timed_for_small_batches_alone(monkeypatch: pytest.Monke
     )
     assert list(costs.target.num_seqs) == [1]
     assert len(costs.target.by_rows(32, 100)) > 100
+
+
+def test_whatever_is_timed_is_timed_again_when_it_has_its_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(step_timer, "time", clock)
+    costs = measure_step_costs(Timing(clock.run, None), max_num_seqs=256, max_num_tokens=4096)
+    assert clock.now <= step_timer._BUDGET_S + clock.longest * clock.warm_up
+    assert list(costs.target.num_seqs) == [1, 2]
+    seconds = [line[0] for line in costs.target.seconds]
+    assert seconds == pytest.approx([0.01 * n for n in costs.target.num_seqs])
+
+
+def test_a_fast_model_is_timed_in_less_than_the_longest_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(seconds_per_row=0.0001)
+    monkeypatch.setattr(step_timer, "time", clock)
+    measure_step_costs(Timing(clock.run, None), max_num_seqs=256, max_num_tokens=4096)
+    assert clock.now < step_timer._LEAST_BUDGET_S + clock.longest * clock.warm_up
 
 
 def test_what_was_measured_is_kept_and_words_stay_the_same(
