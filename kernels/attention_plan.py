@@ -9,6 +9,7 @@ values of keys, heads' meaning, or devices beyond where its index tensors live.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -167,11 +168,37 @@ def plan_paged_attention(
     Raises:
         ValueError: a request has more rows than keys, or its table is too short for its keys.
     """
-    bounds = cu_seqlens_q.tolist()
+    return plan_from_lists(
+        block_tables.tolist(),
+        cu_seqlens_q.tolist(),
+        seq_lens.tolist(),
+        block_size,
+        device=block_tables.device if device is None else device,
+    )
+
+
+def plan_from_lists(
+    block_tables: Sequence[list[int]],
+    bounds: Sequence[int],
+    seq_lens: Sequence[int],
+    block_size: int,
+    *,
+    device: torch.device,
+) -> AttentionPlan:
+    """Plan one step's attention from plain numbers; see `plan_paged_attention`.
+
+    Args:
+        block_tables: each request's own; they may differ in length.
+        bounds: as `cu_seqlens_q`.
+        seq_lens: keys of each request.
+        block_size: tokens per block.
+        device: where the caches live.
+
+    Raises:
+        ValueError: as `plan_paged_attention`.
+    """
     pieces: list[_Piece] = []
-    for index, (kv_len, blocks) in enumerate(
-        zip(seq_lens.tolist(), block_tables.tolist(), strict=True)
-    ):
+    for index, (kv_len, blocks) in enumerate(zip(seq_lens, block_tables, strict=True)):
         first_row, end_row = bounds[index], bounds[index + 1]
         if end_row - first_row > kv_len:
             raise ValueError(f"request {index}: {end_row - first_row} rows exceed {kv_len} keys.")
@@ -180,7 +207,6 @@ def plan_paged_attention(
                 f"request {index}: {kv_len} keys exceed its {len(blocks)} blocks of {block_size}."
             )
         pieces += _cut(first_row, end_row, kv_len, blocks[: -(-kv_len // block_size)])
-    device = block_tables.device if device is None else device
     groups = [_group(members, block_size, device) for members in _classes(pieces)]
     return AttentionPlan(num_tokens=bounds[-1], groups=groups)
 

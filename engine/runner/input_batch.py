@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from kernels.paged_attention import AttentionPlan, plan_paged_attention
+from kernels.attention_plan import AttentionPlan, plan_from_lists
 from kernels.paged_layout import PagedLayout
 
 # Sections of one copy to a device begin where its vector loads may.
@@ -78,34 +78,32 @@ class InputBatch:
         Returns:
             Inputs of one pass; their tensors are valid until the next call.
         """
-        num_seqs = len(spans)
-        tables = np.zeros((num_seqs, max(len(s.block_ids) for s in spans)), dtype=np.int32)
-        starts = np.zeros(num_seqs + 1, dtype=np.int32)
-        seq_lens = np.empty(num_seqs, dtype=np.int32)
+        bounds = [0]
+        seq_lens: list[int] = []
         rows: list[np.ndarray] = []
         end = 0
-        for index, span in enumerate(spans):
+        for span in spans:
             begin, end = end, end + len(span.token_ids)
-            tables[index, : len(span.block_ids)] = span.block_ids
-            starts[index + 1] = end
-            seq_lens[index] = span.start + end - begin
-            self._fill(span, tables[index], begin, end)
+            bounds.append(end)
+            seq_lens.append(span.start + end - begin)
+            self._fill(span, begin, end)
             rows.append(self._offsets[end - span.num_logits : end])
         wide = (self._token_ids[:end], self._positions[:end], self._slots[:end])
         logits_rows = np.concatenate(rows)
+        tables = [span.block_ids for span in spans]
         if self._device.type == "cuda":
-            return self._on_device((*wide, logits_rows), (tables, starts, seq_lens))
+            narrow = (
+                _rectangle(tables),
+                np.array(bounds, dtype=np.int32),
+                np.array(seq_lens, dtype=np.int32),
+            )
+            return self._on_device((*wide, logits_rows), narrow)
         token_ids, positions, slots = map(torch.from_numpy, wide)
         return PackedInputs(
             token_ids,
             positions,
             slots,
-            plan=plan_paged_attention(
-                torch.from_numpy(tables),
-                torch.from_numpy(starts),
-                torch.from_numpy(seq_lens),
-                self._block_size,
-            ),
+            plan=plan_from_lists(tables, bounds, seq_lens, self._block_size, device=self._device),
             logits_rows=torch.from_numpy(logits_rows),
         )
 
@@ -140,11 +138,24 @@ class InputBatch:
             for start, array in zip(starts, arrays, strict=True)
         ]
 
-    def _fill(self, span: Span, table: np.ndarray, begin: int, end: int) -> None:
+    def _fill(self, span: Span, begin: int, end: int) -> None:
+        size = self._block_size
+        if end - begin == 1:
+            # Most spans are one token, for which arrays take longer than numbers.
+            self._token_ids[begin] = span.token_ids[0]
+            self._positions[begin] = span.start
+            self._slots[begin] = span.block_ids[span.start // size] * size + span.start % size
+            return
         positions = self._positions[begin:end]
         np.add(self._offsets[: end - begin], span.start, out=positions)
         self._token_ids[begin:end] = span.token_ids
-        self._slots[begin:end] = (
-            table[positions // self._block_size] * np.int64(self._block_size)
-            + positions % self._block_size
-        )
+        table = np.array(span.block_ids, dtype=np.int64)
+        self._slots[begin:end] = table[positions // size] * size + positions % size
+
+
+def _rectangle(tables: Sequence[list[int]]) -> np.ndarray:
+    """Write block tables as [num_seqs, longest], int32; 0 behind the end of each."""
+    padded = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
+    for row, table in zip(padded, tables, strict=True):
+        row[: len(table)] = table
+    return padded

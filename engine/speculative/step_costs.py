@@ -29,11 +29,7 @@ class CostGrid:
 
     def at(self, num_seqs: int, rows_per_seq: float) -> float:
         """Give the seconds of a shape."""
-        per_seq = [
-            interpolate(self.num_seqs, [row[place] for row in self.seconds], num_seqs)
-            for place in range(len(self.rows_per_seq))
-        ]
-        return interpolate(self.rows_per_seq, per_seq, rows_per_seq)
+        return interpolate(self.rows_per_seq, self._per_seq(num_seqs), rows_per_seq)
 
     def by_rows(self, num_seqs: int, max_rows: int) -> list[float]:
         """Give the seconds of a pass of `num_seqs` requests by its rows, never falling.
@@ -42,21 +38,26 @@ class CostGrid:
             One entry per number of rows from 0 to at least `max_rows`; those below `num_seqs`
             cost what `num_seqs` rows cost.
         """
-        column = self._columns.get(num_seqs)
-        if column is None or len(column) <= max_rows:
-            column = self._columns[num_seqs] = self._column(num_seqs, max_rows)
+        column = self._columns.setdefault(num_seqs, [])
+        if len(column) <= max_rows:
+            self._lengthen(column, num_seqs, max_rows)
         return column
 
-    def _column(self, num_seqs: int, max_rows: int) -> list[float]:
-        per_seq = [
+    def _lengthen(self, column: list[float], num_seqs: int, max_rows: int) -> None:
+        """Add the entries up to `max_rows`; those that are there never change."""
+        per_seq = self._per_seq(num_seqs)
+        least = column[-1] if column else 0.0
+        for num_rows in range(len(column), max_rows + 1):
+            seconds = interpolate(self.rows_per_seq, per_seq, max(1.0, num_rows / num_seqs))
+            least = max(seconds, least)
+            column.append(least)
+
+    def _per_seq(self, num_seqs: int) -> list[float]:
+        """Give the seconds of so many requests, by the rows of each."""
+        return [
             interpolate(self.num_seqs, [row[place] for row in self.seconds], num_seqs)
             for place in range(len(self.rows_per_seq))
         ]
-        column: list[float] = []
-        for num_rows in range(max_rows + 1):
-            seconds = interpolate(self.rows_per_seq, per_seq, max(1.0, num_rows / num_seqs))
-            column.append(max(seconds, column[-1]) if column else seconds)
-        return column
 
     def to_json(self) -> dict[str, Any]:
         """Give what `from_json` reads."""
