@@ -141,13 +141,21 @@ def margins(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     Returns:
         `[num_rows]`, float32; inf where no other token is possible.
     """
+    if logits.device.type != "cpu":
+        return margins_reference(logits, token_ids)
+    values = logits.numpy()
+    places = np.arange(len(values)), token_ids.numpy()
+    best = values[places]
+    values[places] = NEVER
+    with np.errstate(invalid="ignore"):
+        return torch.from_numpy(best - values.max(axis=-1))
+
+
+def margins_reference(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
+    """`margins` in plain torch, for every device."""
     best = logits.gather(-1, token_ids[:, None])
     logits.scatter_(-1, token_ids[:, None], NEVER)
-    if logits.device.type == "cpu":
-        second = torch.from_numpy(logits.numpy().max(axis=-1))
-    else:
-        second = logits.amax(dim=-1)
-    return best.squeeze(-1) - second
+    return best.squeeze(-1) - logits.amax(dim=-1)
 
 
 def largest(logits: torch.Tensor, count: int) -> torch.Tensor:

@@ -36,7 +36,10 @@ Words = npt.NDArray[np.uint64]
 _LOW, _HALF = np.uint64(_MASK), np.uint64(32)
 _M0, _M1 = (np.uint64(multiplier) for multiplier in _MULTIPLIERS)
 _MULTIPLIER_COLUMN = np.array([_M0, _M1])[:, None, None]
-_WEYL_COLUMN = np.array(_WEYL, dtype=np.uint64)[:, None]
+# What rounds after the first have added to their key: [num_rounds - 1, 2, 1].
+_LATER_WEYLS = np.array(
+    [[[num * weyl] for weyl in _WEYL] for num in range(1, _NUM_ROUNDS)], dtype=np.uint64
+)
 # Which 32-bit half of a 64-bit state word holds its even lane, and which its odd one.
 _HALF_OF_LANE = (1, 0) if sys.byteorder == "little" else (0, 1)
 
@@ -142,17 +145,18 @@ def _philox_rows(
         `[2, num_rows, num_groups]`, uint64.
     """
     keys = np.stack([seeds & _LOW, seeds >> _HALF])  # [2, num_rows]
+    # Of all rounds but the first at once: [num_rounds - 1, 2, num_rows, 1], where a round wants it.
+    round_keys = (((keys + _LATER_WEYLS) & _LOW) << _HALF)[..., None]
     state = np.empty((2, len(seeds), num_groups), dtype=np.uint64)
     state[0] = ((choices * _M1) ^ ((positions ^ keys[0]) << _HALF))[:, None]
     products = _first_products(num_groups, last_word)
     np.bitwise_xor(products, (keys[1] << _HALF)[:, None], out=state[1])
     products = np.empty_like(state)
-    for _ in range(1, _NUM_ROUNDS):
-        keys = (keys + _WEYL_COLUMN) & _LOW
+    for round_key in round_keys:
         np.right_shift(state, _HALF, out=products)
         products *= _MULTIPLIER_COLUMN
         state <<= _HALF
-        state ^= (keys << _HALF)[:, :, None]
+        state ^= round_key
         state ^= products[::-1]
     return state
 

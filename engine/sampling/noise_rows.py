@@ -75,9 +75,8 @@ class NoiseRows:
                 missing.append(_key(place.request, place.start + offset))
                 missing_rows.append(picks[-1])
         self._draw(missing, missing_rows, batch)
-        first, last = picks[0], picks[-1]
-        if picks == list(range(first, last + 1)):
-            return self._noise[first : last + 1]
+        if _are_consecutive(picks):
+            return self._noise[picks[0] : picks[-1] + 1]
         return self._noise[torch.tensor(picks).to(batch.device)]
 
     def _advance(self, batch: SamplingBatch) -> None:
@@ -120,8 +119,15 @@ class NoiseRows:
         started = time.perf_counter()
         seeds, choices, positions = ([key[i] for key in missing] for i in range(3))
         fresh = gumbel_noise(seeds, choices, positions, batch.vocab_size, batch.device)
-        self._noise[torch.tensor(rows).to(batch.device)] = fresh
+        if _are_consecutive(rows):
+            self._noise[rows[0] : rows[-1] + 1] = fresh
+        else:
+            self._noise[torch.tensor(rows).to(batch.device)] = fresh
         self.seconds += time.perf_counter() - started
+
+
+def _are_consecutive(rows: Sequence[int]) -> bool:
+    return all(row == place for place, row in enumerate(rows, start=rows[0]))
 
 
 def _key(request: Request, position: int) -> tuple[int, int, int]:

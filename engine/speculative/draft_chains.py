@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
@@ -136,7 +137,7 @@ class ChainDrafter:
             if index:
                 places = zip(chains, offsets, strict=True)
                 spans = [chain.span(offset) for chain, offset in places]
-                last = token_ids[rows, [offset - 1 for offset in offsets]]
+                last = token_ids[_places(rows, [offset - 1 for offset in offsets])]
                 last = last if self._to_draft is None else self._to_draft(last)
             asked = Rows(rows, offsets)
             self._sampler.begin(sampling, asked, token_ids)
@@ -153,7 +154,7 @@ class ChainDrafter:
                 with_logprobs=False,
                 with_margins=self._gate is not None,
             )
-            token_ids[rows, offsets] = sampled.token_ids
+            token_ids[_places(rows, offsets)] = sampled.token_ids
             if sampled.margins is not None:
                 self._judge(chains, offsets, sampled.margins, sampling)
         return token_ids
@@ -184,6 +185,17 @@ class ChainDrafter:
             next(waiting).first_span(span, last_token_id) if span.num_logits else span
             for span in spans
         ]
+
+
+def _places(rows: list[int], offsets: list[int]) -> tuple[Any, Any]:
+    """Index one place of each row; a slice, where they are a piece of a column.
+
+    Lists become tensors, which takes longer than everything else that a draft does on the host.
+    """
+    first, offset = rows[0], offsets[0]
+    if offsets.count(offset) == len(offsets) and rows == list(range(first, first + len(rows))):
+        return slice(first, first + len(rows)), offset
+    return rows, offsets
 
 
 def _forced(chains: Sequence[Chain], sampling: SamplingBatch) -> torch.Tensor:

@@ -248,3 +248,19 @@ def test_a_gpu_keeps_the_tokens_that_the_host_keeps(name: str) -> None:
     ROW_CHANGES[name](device, list(range(6)))
     torch.testing.assert_close(device.cpu(), host)
     assert torch.equal(processors.choose(device)[0].cpu(), processors.choose(host)[0])
+
+
+def test_margins_say_by_how_much_the_largest_leads() -> None:
+    logits = random_logits(5)
+    logits[1] = NEVER
+    logits[1, 3] = 2.0
+    logits[2, [4, 9]] = 50.0
+    logits[3] = NEVER
+    logits[4, 6] = float("nan")
+    token_ids = torch.tensor([int(logits[0].argmax()), 3, 4, 0, 6])
+    best, second = logits[0].topk(2).values
+    expected = processors.margins_reference(logits.clone(), token_ids)
+    found = processors.margins(logits, token_ids)
+    torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0, equal_nan=True)
+    assert found[:3].tolist() == [float(best - second), math.inf, 0.0]
+    assert found[3:].isnan().all()

@@ -57,3 +57,13 @@ def test_a_step_without_drafts_says_nothing_of_the_draft() -> None:
     prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
     prices.observe(2, 2, 1, [0, 0], draft_seconds=1.0, target_seconds=0.010)
     assert prices.draft_pass(1) == 0.001
+
+
+def test_what_a_pass_costs_does_not_depend_on_what_was_asked_before() -> None:
+    falling = [[4.0, 9.0, 8.0], [5.0, 7.0, 20.0]]
+    at_once = CostGrid([1, 8], [1, 3, 9], falling)
+    step_by_step = CostGrid([1, 8], [1, 3, 9], falling)
+    asked = [list(step_by_step.by_rows(4, num_rows)) for num_rows in (0, 3, 5, 40)]
+    assert asked[-1] == at_once.by_rows(4, 40)
+    assert asked[-1] == sorted(asked[-1])
+    assert [len(column) for column in asked] == [1, 4, 6, 41]
