@@ -254,13 +254,14 @@ class DevicePass:
             last_token_id=loaded.vocab_size - 1,
         )
         layout = PagedLayout(
-            block_tables=state.block_tables.index_select(0, views.request_slots),
+            block_tables=state.block_tables,
             cu_seqlens_q=views.bounds,
             seq_lens=inputs.seq_lens,
             block_size=storage.block_size,
             num_tokens=shape.num_rows,
             max_query_len=shape.max_query_len,
             max_seq_len=self.max_seq_len,
+            table_rows=views.request_slots,
         )
         every = 2 if shape.kind is PassKind.FIRST_DRAFT else 1
         logits_rows = torch.arange(every - 1, shape.num_rows, every, device=device)
