@@ -15,6 +15,8 @@ import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 LOG2E = tl.constexpr(1.4426950408889634)
+# So many pieces are sooner attended to by one program than added up from several.
+UNSHARED_PIECES = tl.constexpr(4)
 
 
 @triton.jit
@@ -49,7 +51,8 @@ def first_piece_of(num_keys, num_rows, WINDOW: tl.constexpr, BLOCK_N: tl.constex
 @triton.jit
 def pieces_per_program(num_pieces, num_programs):
     """Give the length of a share."""
-    return tl.maximum((num_pieces + num_programs - 1) // num_programs, 1)
+    share = tl.maximum((num_pieces + num_programs - 1) // num_programs, 1)
+    return tl.where(num_pieces <= UNSHARED_PIECES, tl.maximum(share, num_pieces), share)
 
 
 @triton.jit

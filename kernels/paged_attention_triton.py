@@ -231,7 +231,8 @@ def _launch_shares(call: _Call) -> None:
     entries, parts_at_once = 1, 0
     if is_merged_in_place:
         entries = min(16, triton.next_power_of_2(max_rows * call.group))
-        parts_at_once = _parts_at_once(entries, common["BLOCK_DV"], sizes.num_warps * 2048)
+        values = sizes.num_warps * (4096 if num_requests == 1 else 2048)
+        parts_at_once = _parts_at_once(entries, common["BLOCK_DV"], values)
     attend_shares[(call.kv_heads, num_programs)](
         **call.inputs(), **common, **partial,
         counters=_counters(call.query.device, num_requests * call.kv_heads),

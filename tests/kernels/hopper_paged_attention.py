@@ -74,7 +74,7 @@ def merge_case(heads: int, num_warps: int, requests: int = 64) -> HopperCase:
 GEMMA = {"head_dim": 256, "block_d": 256, "group": 2}
 GPT_OSS = {"head_dim": 64, "block_d": 64, "group": 8, "sinks": True}
 CASES = [
-    attend_case(attend_shares, share_sizes(4, 256, 2), requests=1, merges=(4, 16)),
+    attend_case(attend_shares, share_sizes(4, 256, 2), requests=1, merges=(4, 32)),
     attend_case(attend_shares, share_sizes(4, 256, 2), merges=(4, 16)),
     attend_case(attend_shares, share_sizes(4 * 4, 256, 2), requests=1),
     attend_case(attend_shares, share_sizes(8 * 4, 256, 2), merges=(16, 4)),

@@ -350,7 +350,9 @@ def test_a_graph_replays_over_other_lengths() -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("batch", [[(1, 300)], [(1, 8192)], [(4, 8192)], [(2, 8000)] * 8], ids=str)
+@pytest.mark.parametrize(
+    "batch", [[(1, 256)], [(1, 300)], [(1, 8192)], [(4, 8192)], [(2, 8000)] * 8], ids=str
+)
 def test_calls_that_follow_each_other_closely_find_the_same(batch: list[tuple[int, int]]) -> None:
     case = make_paged_case(batch, LLAMA_8B, torch.bfloat16, "cuda")
     first = paged_attention_on_device(*case.inputs, scaling=128**-0.5)
