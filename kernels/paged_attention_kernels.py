@@ -28,6 +28,11 @@ from kernels.paged_attention_shares import (
 
 # Block numbers that are fetched at once when a program comes to a request.
 FETCHED_BLOCKS = tl.constexpr(64)
+# Pieces that are asked for before the kernel in front has ended.
+PREFETCHED_PIECES = tl.constexpr(3)
+PREFETCH = tl.constexpr(
+    "{ .reg .pred p; setp.ne.b32 p, $2, 0; @p prefetch.global.L2 [$1]; mov.b32 $0, 0; }"
+)
 
 
 @triton.jit
@@ -49,6 +54,30 @@ def _first_blocks(table, first_key, num_keys, BLOCK_SIZE: tl.constexpr, BLOCK_N:
     blocks = tl.load(table + index, mask=index < num_blocks, other=0)
     keys = first_key + tl.arange(0, BLOCK_N)
     return tl.gather(blocks, keys // BLOCK_SIZE - first_block, 0)
+
+
+@triton.jit
+def _prefetch_pieces(
+    cache, table, kv_head, first_key, end_key, DIM: tl.constexpr, BLOCK_D: tl.constexpr,
+    KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """Bring the first pieces' lines of a cache into the GPU's L2, where writes still reach them."""
+    LINE: tl.constexpr = 1024 // cache.dtype.element_ty.primitive_bitwidth
+    LINES: tl.constexpr = BLOCK_D // LINE if BLOCK_D > LINE else 1
+    dim = LINE * tl.arange(0, LINES)
+    for piece in tl.static_range(PREFETCHED_PIECES):
+        keys = first_key + piece * BLOCK_N + tl.arange(0, BLOCK_N)
+        block = tl.load(table + keys // BLOCK_SIZE, mask=keys < end_key, other=0)
+        line = (block.to(tl.int64) * BLOCK_SIZE + keys % BLOCK_SIZE) * KV_HEADS + kv_head
+        is_wanted = (keys < end_key)[:, None] & (dim < DIM)[None, :]
+        tl.inline_asm_elementwise(
+            PREFETCH,
+            "=r,l,r",
+            [cache + line[:, None] * DIM + dim[None, :], is_wanted.to(tl.int32)],
+            dtype=tl.int32,
+            is_pure=False,
+            pack=1,
+        )
 
 
 @triton.jit
@@ -255,6 +284,15 @@ def attend_shares(  # noqa: PLR0915  one kernel is one launch
             table = _table_of(block_tables, table_rows, current, table_stride, HAS_TABLE_ROWS)
             block = _first_blocks(table, first_piece * BLOCK_N, num_keys, BLOCK_SIZE, BLOCK_N)
             if OVERLAPS:
+                end_key = tl.minimum(num_keys, (offset + end - request_start) * BLOCK_N)
+                _prefetch_pieces(
+                    key_cache, table, kv_head, first_piece * BLOCK_N, end_key,
+                    HEAD_DIM, BLOCK_D, KV_HEADS, BLOCK_SIZE, BLOCK_N,
+                )  # fmt: skip
+                _prefetch_pieces(
+                    value_cache, table, kv_head, first_piece * BLOCK_N, end_key,
+                    VALUE_DIM, BLOCK_DV, KV_HEADS, BLOCK_SIZE, BLOCK_N,
+                )  # fmt: skip
                 gdc_wait()
                 gdc_launch_dependents()
             is_row = row < num_rows
