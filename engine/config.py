@@ -231,6 +231,12 @@ class RunnerConfig:
         metavar="auto|on|off",
     )
 
+    overlap_kernels: bool = option(
+        False,
+        "on CUDA devices of compute capability 9 and later, let a pass's kernels start while the "
+        "ones in front of them end (programmatic dependent launch)",
+    )
+
     def __post_init__(self) -> None:
         _one_of("graphs", self.graphs, GRAPHS)
         _one_of("decode_ahead", self.decode_ahead, SWITCHES)

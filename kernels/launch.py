@@ -15,17 +15,19 @@ from typing import Any
 import torch
 
 
-def overlaps(tensor: torch.Tensor) -> bool:
-    """Whether kernels over a tensor's device may start before the one in front has ended."""
-    return tensor.is_cuda and _can_overlap(tensor.device)
+class Overlap:
+    """Whether kernels of this process may overlap; set before the first of them is launched."""
+
+    is_wanted = False
 
 
 def overlap_options(tensor: torch.Tensor) -> dict[str, Any]:
-    """Give the options of a Triton launch; its kernel has a constant `OVERLAPS`."""
-    is_possible = overlaps(tensor)
-    return {"OVERLAPS": is_possible, **({"launch_pdl": True} if is_possible else {})}
+    """Give the options of a Triton launch over a tensor; its kernel has a constant `OVERLAPS`."""
+    overlaps = Overlap.is_wanted and tensor.is_cuda and can_overlap(tensor.device)
+    return {"OVERLAPS": overlaps, **({"launch_pdl": True} if overlaps else {})}
 
 
 @lru_cache
-def _can_overlap(device: torch.device) -> bool:
+def can_overlap(device: torch.device) -> bool:
+    """Whether a CUDA device can run kernels that overlap."""
     return torch.cuda.get_device_capability(device)[0] >= 9

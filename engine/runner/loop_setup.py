@@ -64,15 +64,9 @@ def make_decode_loop(
     state = allocate_decode_state(num_seqs, MAX_DRAFT_TOKENS, max_blocks, device)
     vocab_size = target.loaded.vocab_size
     sampling = SamplingState(num_seqs + 1, vocab_size, device, queue)
-    rates = config.speculation.acceptance_rates
-    dice = None
-    if rates:
-        # Other rates may be set later, for as many places as there can be.
-        padded = [*rates, *[rates[-1]] * (MAX_ACCEPTANCE_RATES - len(rates))]
-        held = torch.tensor(padded, dtype=torch.float64, device=device)
-        dice = Dice(sampling.seeds, sampling.choices, held)
-    # The first draft pass has two rows of each request.
-    max_rows = max(2 * num_seqs, config.scheduler.max_num_batched_tokens)
+    dice = _make_dice(config, sampling, device)
+    # The first draft pass has two rows of each request that decodes, beside the prompts.
+    max_rows = 2 * num_seqs + config.scheduler.max_num_batched_tokens
     passes = [
         DevicePass(
             runner,
@@ -83,6 +77,7 @@ def make_decode_loop(
             max_rows=max_rows,
             max_seq_len=max_model_len,
             vocab_size=vocab_size,
+            verifies=runner is target,
             dice=dice,
         )
         for runner in (target, draft)
@@ -95,7 +90,18 @@ def make_decode_loop(
         passes[0],
         passes[1] if draft is not None else None,
         draft_lags=draft is not None and draft.storage is not target.storage,
+        draft_max_len=max_model_len if draft is None else draft.loaded.max_model_len,
     )
     if config.runner.graphs == FULL:
         loop.record(config.speculation.num_draft_tokens)
     return loop
+
+
+def _make_dice(config: EngineConfig, sampling: SamplingState, device: torch.device) -> Dice | None:
+    rates = config.speculation.acceptance_rates
+    if not rates:
+        return None
+    # Other rates may be set later, for as many places as there can be.
+    padded = [*rates, *[rates[-1]] * (MAX_ACCEPTANCE_RATES - len(rates))]
+    held = torch.tensor(padded, dtype=torch.float64, device=device)
+    return Dice(sampling.seeds, sampling.choices, held)
