@@ -35,6 +35,7 @@ from engine.model.attention import (
 )
 from engine.model.experts import choose_experts
 from engine.model.linear import use_few_rows_linear
+from engine.model.packed_weights import has_memory_for
 from engine.model.random_weights import random_model
 from engine.model.streamed_weights import load_streamed
 
@@ -150,9 +151,10 @@ def from_model(
     choose_experts(model)
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
+    packs = model.device.type == "cpu" and has_memory_for(model)
     if fuse_projections:
-        fused_projections.fuse(model)
-    use_few_rows_linear(model)
+        fused_projections.fuse(model, packs=packs)
+    use_few_rows_linear(model, packs=packs)
     calls, vocab_size = _probe(model, architecture)
     fused_projections.separate_unshared(model)
     _check_layers(calls, text_config, architecture)
