@@ -14,7 +14,8 @@ import torch
 import triton
 
 from kernels.gumbel_limits_triton import NUM_PIVOTS, gather_kernel, narrow_kernel
-from kernels.gumbel_scores_triton import merge_kernel, noise_kernel, peak_kernel, rank_kernel
+from kernels.gumbel_noise_triton import noise_kernel
+from kernels.gumbel_scores_triton import merge_kernel, peak_kernel, rank_kernel
 from kernels.gumbel_search_triton import limit_kernel, search_kernel
 from kernels.sample_rows import SampledRows, SampleRows
 

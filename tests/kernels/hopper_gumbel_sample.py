@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kernels.gumbel_limits_triton import gather_kernel, narrow_kernel
-from kernels.gumbel_scores_triton import merge_kernel, noise_kernel, peak_kernel, rank_kernel
+from kernels.gumbel_noise_triton import noise_kernel
+from kernels.gumbel_scores_triton import merge_kernel, peak_kernel, rank_kernel
 from kernels.gumbel_search_triton import limit_kernel, search_kernel
 from tests.kernels.hopper import HopperCase
 
