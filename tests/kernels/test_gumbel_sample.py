@@ -43,7 +43,13 @@ def in_triton(capacity: int) -> Sample:
         from kernels.gumbel_sample_triton import Tiling, gumbel_sample_triton
 
         tiling = Tiling(
-            block=64, splits=(2,), num_groups=64, capacity=capacity, num_rounds=2, limit_warps=4
+            block=64,
+            splits=(2,),
+            num_groups=64,
+            capacity=capacity,
+            few=16,
+            num_rounds=2,
+            limit_warps=4,
         )
         rows.check(logits)
         with poisoned_memory(), warnings.catch_warnings():
