@@ -93,7 +93,7 @@ def gumbel_sample_triton(
     # Contraction would round penalties differently from one kernel to the next.
     launch = {"num_warps": tiling.num_warps, "enable_fp_fusion": False}
     has_filters = rows.has_noise and rows.has_filters
-    limits = _Limits.empty(num_rows, splits, tiling, device) if has_filters else None
+    limits = Limits.empty(num_rows, splits, tiling, device) if has_filters else None
     peak_kernel[grid](
         **source,
         **cut,
@@ -184,7 +184,7 @@ def _source(logits: torch.Tensor, rows: SampleRows) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Limits:
+class Limits:
     """What finding the limits of filters needs.
 
     Attributes:
@@ -206,7 +206,7 @@ class _Limits:
     mass: torch.Tensor
 
     @classmethod
-    def empty(cls, num_rows: int, splits: int, tiling: Tiling, device: torch.device) -> _Limits:
+    def empty(cls, num_rows: int, splits: int, tiling: Tiling, device: torch.device) -> Limits:
         def floats(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
