@@ -45,7 +45,7 @@ class Tiling:
     max_programs: int = 2048
     num_groups: int = 1024
     capacity: int = 8192
-    few: int = 2048
+    few: int = 4096
     num_rounds: int = 3
     num_warps: int = 4
     sum_warps: int = 8

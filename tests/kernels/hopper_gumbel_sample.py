@@ -31,7 +31,7 @@ CHANGES = (
 PLAIN = dict.fromkeys(CHANGES)
 # What one block of a row, and one row's search, are cut into.
 SIZES = {
-    "SPLITS": 8, "CHUNK": 16384, "BLOCK": 1024, "NUM_GROUPS": 1024, "CAPACITY": 8192, "FEW": 2048,
+    "SPLITS": 8, "CHUNK": 16384, "BLOCK": 1024, "NUM_GROUPS": 1024, "CAPACITY": 8192, "FEW": 4096,
     "ROUND": 2, "HAS_NOISE": True, "NUM_BLOCKS": 32,
 }  # fmt: skip
 FEW_ROWS = {"SPLITS": 128, "CHUNK": 1024}
