@@ -109,6 +109,7 @@ class DevicePass:
         dice: accept drafts in the target's place; None = the target does.
 
     Attributes:
+        graphs: how they are run.
         max_seq_len: tokens of a request at most.
     """
 
@@ -129,7 +130,7 @@ class DevicePass:
         self._state = state
         self._sampling = sampling
         self._queue = queue
-        self._graphs = graphs
+        self.graphs = graphs
         self.max_seq_len = max_seq_len
         self._vocab_size = min(vocab_size, runner.loaded.vocab_size)
         self._dice = dice
@@ -149,7 +150,7 @@ class DevicePass:
         """
         shape = self._hand_over(rows, traits)
         body = partial(self._run, shape)
-        self._queue.submit(partial(self._graphs.run, (id(self), shape), body))
+        self._queue.submit(partial(self.graphs.run, (id(self), shape), body))
 
     def record(self, kind: PassKind, num_requests: int, num_rows: int, num_drafts: int) -> None:
         """Record the passes of a shape before anybody needs them, over the scratch slot alone.
@@ -165,7 +166,7 @@ class DevicePass:
             rows = RowsOfPass(kind, slots, [num_drafts] * num_requests, [num_rows] * num_requests)
             shape = self._hand_over(rows, traits)
             body = partial(self._run, shape)
-            self._queue.submit(partial(self._graphs.record, (id(self), shape), body))
+            self._queue.submit(partial(self.graphs.record, (id(self), shape), body))
 
     def change_rates(self, rates: Sequence[float]) -> None:
         """Let the dice accept drafts at other rates.

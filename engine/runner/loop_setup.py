@@ -64,13 +64,7 @@ def make_decode_loop(
     state = allocate_decode_state(num_seqs, MAX_DRAFT_TOKENS, max_blocks, device)
     vocab_size = target.loaded.vocab_size
     sampling = SamplingState(num_seqs + 1, vocab_size, device, queue)
-    rates = config.speculation.acceptance_rates
-    dice = None
-    if rates:
-        # Other rates may be set later, for as many places as there can be.
-        padded = [*rates, *[rates[-1]] * (MAX_ACCEPTANCE_RATES - len(rates))]
-        held = torch.tensor(padded, dtype=torch.float64, device=device)
-        dice = Dice(sampling.seeds, sampling.choices, held)
+    dice = _dice_of(config.speculation.acceptance_rates, sampling, device)
     # The first draft pass has two rows of each request.
     max_rows = max(2 * num_seqs, config.scheduler.max_num_batched_tokens)
     passes = [
@@ -99,3 +93,15 @@ def make_decode_loop(
     if config.runner.graphs == FULL:
         loop.record(config.speculation.num_draft_tokens)
     return loop
+
+
+def _dice_of(
+    rates: tuple[float, ...], sampling: SamplingState, device: torch.device
+) -> Dice | None:
+    """Make the dice of a synthetic acceptance; None where the target accepts."""
+    if not rates:
+        return None
+    # Other rates may be set later, for as many places as there can be.
+    padded = [*rates, *[rates[-1]] * (MAX_ACCEPTANCE_RATES - len(rates))]
+    held = torch.tensor(padded, dtype=torch.float64, device=device)
+    return Dice(sampling.seeds, sampling.choices, held)
