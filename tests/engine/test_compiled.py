@@ -177,7 +177,7 @@ def test_what_was_asked_for_is_compiled_or_refused(
     with pytest.raises(ModelLoadError, match="a reason"):
         model_pair.load_target(apply_options(EngineConfig(), options | {"compile": "on"}))
     loaded = model_pair.load_target(apply_options(EngineConfig(), options)).target
-    model_pair._compile(ModelConfig(), replace(loaded, device=torch.device("cuda")))
+    model_pair.compile_if_asked(ModelConfig(), replace(loaded, device=torch.device("cuda")))
     assert "a reason" in caplog.text
 
 
