@@ -2,7 +2,7 @@
 
     out = varlen_attn(query, key_cache, value_cache, cu_seqlens_q, max_q, seqused_k, block_table)
 
-Torch has the block table from 2.12 on, and serves it by FlashAttention 3 (2407.08608), which is a
+Torch 2.11 has no block table, torch 2.13 has one, and serves it by FlashAttention 3 (2407.08608), a
 package of its own. Whether it takes a model's shapes and blocks, only a trial tells.
 """
 
