@@ -108,7 +108,6 @@ class AttentionChoice:
         sinks: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Do what `paged_attention` does; see there."""
-        backend = None
         if isinstance(plan, PagedLayout) and plan.tree_masks is None:
             kind = AttentionKind(
                 query.shape[1], key_cache.shape[2], query.shape[2], value_cache.shape[3],

@@ -19,6 +19,7 @@ from kernels.attention_choice import Timer, TrialSizes, choose_backends
 from kernels.attention_flashinfer import FlashInferAttention
 from kernels.attention_timer import time_call
 from kernels.attention_torch import TorchAttention
+from kernels.paged_attention import paged_attention
 
 logger = logging.getLogger(__name__)
 
@@ -126,8 +127,8 @@ def attend_by(
         raise ConfigError(
             f"attention_backend: {named} cannot serve {loaded.name}: {error}; give auto."
         ) from error
-    if not choice.is_ours:
-        loaded.attend = choice.attend
+    # Engines may share a model, one after the other.
+    loaded.attend = paged_attention if choice.is_ours else choice.attend
     shown = " ".join(f"{place.replace(' ', ':')}={name}" for place, name in choice.names.items())
     logger.info("attention model=%s %s", loaded.name, shown)
     return choice.names

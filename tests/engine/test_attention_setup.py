@@ -45,6 +45,7 @@ def test_the_fastest_attends_and_one_line_says_so(caplog: pytest.LogCaptureFixtu
 
 def test_our_kernels_are_called_directly_where_they_are_alone() -> None:
     loaded = from_model(tiny_llama())
+    assert set(choose(loaded, "auto", Twin()).values()) == {"twin"}
     assert set(choose(loaded).values()) == {"triton"}
     assert loaded.attend is paged_attention
 
