@@ -235,9 +235,14 @@ class RunnerConfig:
     attention_backend: str = option(
         AUTO,
         "who computes attention on CUDA: triton (our own kernels), torch (its attention over block "
-        "tables), flashinfer (prompts; the rest is triton's); auto = whoever of those installed is "
-        "fastest for a model's shapes",
+        "tables), flashinfer (prompts, with --decode-ahead off; the rest is triton's); auto = "
+        "whoever of those installed is fastest for a model's shapes",
         metavar="auto|triton|torch|flashinfer",
+    )
+    overlap_kernels: bool = option(
+        False,
+        "on CUDA devices of compute capability 9 and later, let a pass's kernels start while the "
+        "ones in front of them end (programmatic dependent launch)",
     )
 
     def __post_init__(self) -> None:

@@ -188,7 +188,7 @@ class EngineCore:
     def _step_ahead(self, under_way: Iteration, clock: StepClock) -> list[RequestDelta]:
         """Book a step that was launched, after launching the one behind it."""
         assert self._loop is not None, "only a loop launches"
-        following = self.scheduler.schedule_ahead(under_way.scheduled)
+        following = self.scheduler.schedule_ahead(under_way.scheduled, self._loop.can_join)
         self._under_way = None if following is None else self._loop.launch(following)
         output = self._loop.collect(under_way)
         clock.take(*self._loop.seconds(under_way))

@@ -12,7 +12,6 @@ import torch
 
 from engine.config import AUTO, ON, SHAPE_PREFIX, EngineConfig, ModelConfig
 from engine.errors import ConfigError, ModelNotSupportedError
-from engine.model.compiled import compile_layers
 from engine.model.fused_gates import fuse_gates
 from engine.model.fused_norms import fuse_norms
 from engine.model.loader import LoadedModel, load_model
@@ -21,6 +20,7 @@ from engine.model.shapes import load_shape
 from engine.speculative.layer_choice import choose_layers, trial_prompts
 from engine.tokenization import Tokenizer, load_tokenizer
 from engine.vocabularies import ForeignVocabulary, Vocabulary, choose_vocabulary
+from kernels.launch import Overlap, can_overlap
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ def load_target(config: EngineConfig) -> ModelPair:
     if model.model is None:
         raise ConfigError("model: no model is named, and the demo pair was not filled in.")
     set_threads(model.threads)
+    if config.runner.overlap_kernels:
+        overlap_kernels(resolve_device(model.device))
     target = _load(model, model.model, model.revision, resolve_device(model.device))
     load_own = partial(load_tokenizer, model.model, model.revision, model.trust_remote_code)
     return ModelPair(target, load_tokenizer=load_own)
@@ -144,6 +146,9 @@ def compile_if_asked(model: ModelConfig, loaded: LoadedModel) -> None:
     """
     is_cuda = loaded.device.type == "cuda"
     if model.compile == ON or (model.compile == AUTO and is_cuda):
+        # What compiles takes seconds to import, and most machines never need it.
+        from engine.model.compiled import compile_layers
+
         try:
             compile_layers(loaded)
             return
@@ -171,6 +176,22 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"device: {name!r} asked for, but torch sees no CUDA device.")
     return device
+
+
+def overlap_kernels(device: torch.device) -> None:
+    """Let the kernels of this process overlap, ours and those that torch.compile makes.
+
+    Raises:
+        ConfigError: the device cannot do that.
+    """
+    if device.type != "cuda" or not can_overlap(device):
+        raise ConfigError(
+            f"overlap_kernels: {device} cannot; CUDA devices of compute capability 9 and later can."
+        )
+    from engine.model.compiled import compiled_overlap
+
+    Overlap.is_wanted = True
+    compiled_overlap()
 
 
 def set_threads(threads: int | None) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from itertools import islice
 
 from engine.config import SchedulerConfig
@@ -20,39 +19,11 @@ from engine.kv_cache.manager import KVCacheManager
 from engine.outbox import Outbox
 from engine.request import FinishReason, Request, RequestDelta, RequestStatus, TokenLogprobs
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
+from engine.step_in_making import StepInMaking
 from engine.waiting_queue import RequestQueue, ServiceOrder
 
 # Logits of a whole prompt chunk over a large vocabulary would not fit beside the KV cache.
 MAX_PROMPT_LOGPROB_ROWS = 256
-
-
-@dataclass(slots=True)
-class _Step:
-    """A step being put together.
-
-    Attributes:
-        budget: tokens that may still be given out.
-        shares: what was given, by request id.
-        preempted: requests that lost their blocks.
-    """
-
-    budget: int
-    shares: dict[str, ScheduledRequest] = field(default_factory=dict)
-    preempted: list[Request] = field(default_factory=list)
-
-    def take(self, num_tokens: int) -> int:
-        taken = min(num_tokens, self.budget)
-        self.budget -= taken
-        return taken
-
-    def drop(self, request: Request) -> None:
-        share = self.shares.pop(request.request_id, None)
-        if share is not None:
-            self.budget += share.num_tokens + share.num_draft_tokens + share.num_catch_up_tokens
-
-    def output(self) -> SchedulerOutput:
-        by_kind = sorted(self.shares.values(), key=lambda share: share.num_tokens > 1)
-        return SchedulerOutput(by_kind, self.preempted)
 
 
 class Scheduler:
@@ -152,43 +123,71 @@ class Scheduler:
         """Choose what the next step computes, now that nothing is under way."""
         for request in self._running:
             request.num_in_flight_tokens = 0
-        step = _Step(self.config.max_num_batched_tokens)
+        step = StepInMaking(self.config.max_num_batched_tokens)
         self._decode_running(step)
         self._draft_running(step)
         self._prefill_running(step)
         self._admit_waiting(step)
         return self._start(step)
 
-    def schedule_ahead(self, under_way: SchedulerOutput) -> SchedulerOutput | None:
+    def schedule_ahead(
+        self, under_way: SchedulerOutput, can_join: Callable[[Request], bool]
+    ) -> SchedulerOutput | None:
         """Choose what follows upon a step of which no outcome is known yet.
 
-        Every request of it that goes on for certain is given its next token, wherever that will
-        be, and slots for as many tokens as may come before it.
+        Every request that goes on for certain is given its next token, wherever that will be, and
+        slots for as many tokens as may come before it; prompts go on and are let in as ever.
 
         Args:
-            under_way: a step in which everybody decodes.
+            under_way: that step.
+            can_join: whether a waiting request can be computed in such a step.
 
         Returns:
-            Another such step; None where the outcome has to be known first: somebody could be let
-            in, a prompt goes on, blocks are short, or drafts depend on it.
+            Another such step; None where the outcome has to be known first: blocks are short, or
+            drafts depend on it.
         """
-        could_admit = len(self._waiting) and self.num_running < self.config.max_num_seqs
-        if self._outbox or could_admit:
+        has_seats = self.num_running < self.config.max_num_seqs
+        newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
+        if self._outbox or not all(map(can_join, newcomers)):
             return None
-        step = _Step(self.config.max_num_batched_tokens)
+        step = StepInMaking(self.config.max_num_batched_tokens)
+        before = {share.request.request_id: share for share in under_way.scheduled}
+        if not self._decode_ahead(step, before) or not self._draft_ahead(step, before):
+            return None
+        self._prefill_ahead(step, before)
+        self._admit_waiting(step, may_preempt=False)
+        return self._start(step) if step.shares else None
+
+    def _decode_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
+        """Give those their next token who will have one; False where blocks are short."""
         for request in self._running:
-            if _num_tokens_left(request) != 1:
-                return None
+            share = before.get(request.request_id)
+            if share is None:
+                is_decoding = _num_tokens_left(request) == 1
+            elif share.samples:
+                is_decoding = True
+            elif self._draft_follows and (share.draft_rests or not share.is_draft_current):
+                return False
+            else:
+                continue  # its prompt goes on
             num_tokens = request.num_tokens + request.num_in_flight_tokens
-            if num_tokens >= request.max_total_tokens:
+            if not is_decoding or num_tokens >= request.max_total_tokens:
                 continue  # it may have ended
             if step.budget == 0 or not self.kv.allocate_slots(request, num_tokens):
-                return None
-            self._give(request, step, num_catch_up_tokens=0)
-        before = {share.request.request_id: share for share in under_way.scheduled}
-        if not step.shares or not self._draft_ahead(step, before):
-            return None
-        return self._start(step)
+                return False
+            self._give(request, step, 0, is_ahead=True)
+        return True
+
+    def _prefill_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> None:
+        """Go on with prompts, behind the part of them that is under way."""
+        for request in self._running:
+            share = before.get(request.request_id)
+            if step.budget == 0 or request.request_id in step.shares:
+                continue
+            if share is None and _num_tokens_left(request) > 1:
+                self._prefill(request, step)
+            elif share is not None and not share.samples:
+                self._give(request, step, 0, share.start + share.num_tokens)
 
     def update(self, output: SchedulerOutput, model_output: ModelOutput) -> list[RequestDelta]:
         """Book what a step gave, and return everything there is to say since the last update."""
@@ -203,13 +202,13 @@ class Scheduler:
             self._book(share, outcome)
         return self._outbox.take()
 
-    def _start(self, step: _Step) -> SchedulerOutput:
+    def _start(self, step: StepInMaking) -> SchedulerOutput:
         output = step.output()
         for share in output.scheduled:
             share.request.num_in_flight_tokens += share.num_emitted_at_most
         return output
 
-    def _decode_running(self, step: _Step) -> None:
+    def _decode_running(self, step: StepInMaking) -> None:
         for request in self._running:
             # Somebody before it may have taken its blocks a moment ago.
             is_decoding = request.status is RequestStatus.RUNNING and _num_tokens_left(request) == 1
@@ -220,7 +219,7 @@ class Scheduler:
     def _draft_rests(self) -> bool:
         return self._draft_follows and self._planner is not None and self._planner.draft_rests
 
-    def _draft_running(self, step: _Step) -> None:
+    def _draft_running(self, step: StepInMaking) -> None:
         if self._planner is None or not self._planner.wakes():
             return
         # A prompt that can be computed now comes before any draft.
@@ -232,7 +231,7 @@ class Scheduler:
             if plan.num_tokens and budget > 0:
                 budget -= self._draft(step, step.shares[room.request.request_id], plan, budget)
 
-    def _draft_ahead(self, step: _Step, before: dict[str, ScheduledRequest]) -> bool:
+    def _draft_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Draft for a step that is planned ahead; False where that cannot be done yet."""
         planner = self._planner
         if planner is None:
@@ -241,6 +240,8 @@ class Scheduler:
         requests = [share.request for share in shares]
         if not planner.plans_ahead(requests):
             return False
+        if not shares:
+            return True
         budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
         if budget <= 0 or not planner.wakes():
             return True
@@ -263,13 +264,18 @@ class Scheduler:
         return True
 
     def _lag_after(self, share: ScheduledRequest | None, request: Request) -> int:
-        """Give the draft's lag behind a share: one where it drafted, else one more than before."""
+        """Give the draft's lag behind a share: one at most where it drafted or followed."""
         lag = self._draft_lag(request)
         if share is None or not self._draft_follows:
             return lag
-        return 1 if share.num_draft_tokens else lag + 1
+        is_followed = share.num_tokens > 1 and share.is_draft_current and not share.draft_rests
+        if share.num_draft_tokens or is_followed:
+            return 1
+        return lag - share.num_catch_up_tokens + share.num_tokens
 
-    def _draft(self, step: _Step, share: ScheduledRequest, plan: DraftPlan, budget: int) -> int:
+    def _draft(
+        self, step: StepInMaking, share: ScheduledRequest, plan: DraftPlan, budget: int
+    ) -> int:
         """Schedule what was planned as far as the budget goes; returns the tokens given out."""
         request = share.request
         # Blocks first: with none to spare there is no draft, and so no reason to catch up.
@@ -286,12 +292,12 @@ class Scheduler:
         share.block_ids = self.kv.block_ids(request)
         return share.num_catch_up_tokens + share.num_draft_tokens
 
-    def _prefill_running(self, step: _Step) -> None:
+    def _prefill_running(self, step: StepInMaking) -> None:
         for request in self._running:
             if step.budget > 0 and _num_tokens_left(request) > 1:
                 self._prefill(request, step)
 
-    def _admit_waiting(self, step: _Step) -> None:
+    def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> None:
         # Those who wait for a prefix may be many; looking past two batches of them buys nothing.
         for request in islice(self._waiting, 2 * self.config.max_num_seqs):
             # Blocks that somebody lost in this step are not for newcomers.
@@ -299,13 +305,13 @@ class Scheduler:
                 break
             if self.kv.is_prefix_pending(request):
                 continue
-            if not self._admit(request, step):
+            if not self._admit(request, step, may_preempt=may_preempt):
                 break
             self._prefill(request, step)
 
-    def _admit(self, request: Request, step: _Step) -> bool:
+    def _admit(self, request: Request, step: StepInMaking, *, may_preempt: bool) -> bool:
         while (num_cached_tokens := self.kv.admit(request)) is None:
-            victim = self._victim_of(request)
+            victim = self._victim_of(request) if may_preempt else None
             if victim is None:
                 return False
             self._preempt(victim, step)
@@ -319,13 +325,22 @@ class Scheduler:
         self._running.add(request)
         return True
 
-    def _prefill(self, request: Request, step: _Step) -> None:
+    def _prefill(self, request: Request, step: StepInMaking) -> None:
         lag = 0 if self._draft_rests else self._draft_lag(request)
         num_catch_up_tokens = step.take(min(lag, step.budget - 1))
         self._give(request, step, num_catch_up_tokens)
 
-    def _give(self, request: Request, step: _Step, num_catch_up_tokens: int) -> None:
-        num_tokens = _num_tokens_left(request)
+    def _give(
+        self,
+        request: Request,
+        step: StepInMaking,
+        num_catch_up_tokens: int,
+        start: int | None = None,
+        *,
+        is_ahead: bool = False,
+    ) -> None:
+        start = request.num_computed_tokens if start is None else start
+        num_tokens = 1 if is_ahead else request.num_tokens - start
         wants_prompt_logprobs = request.lacks_prompt_logprobs
         if wants_prompt_logprobs:
             num_tokens = min(num_tokens, MAX_PROMPT_LOGPROB_ROWS)
@@ -337,9 +352,11 @@ class Scheduler:
             block_ids=self.kv.block_ids(request),
             wants_prompt_logprobs=wants_prompt_logprobs,
             draft_rests=self._draft_rests,
+            is_ahead=is_ahead,
+            start=start,
         )
 
-    def _make_room(self, request: Request, step: _Step) -> bool:
+    def _make_room(self, request: Request, step: StepInMaking) -> bool:
         """Cover the request's known tokens, taking blocks from those behind it, or its own."""
         while not self.kv.allocate_slots(request, request.num_tokens):
             last = next(reversed(self._running))
@@ -357,7 +374,7 @@ class Scheduler:
                 return other
         return None
 
-    def _preempt(self, request: Request, step: _Step) -> None:
+    def _preempt(self, request: Request, step: StepInMaking) -> None:
         self.kv.free(request)
         request.num_computed_tokens = 0
         request.num_draft_computed_tokens = 0

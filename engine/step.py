@@ -58,6 +58,9 @@ class ScheduledRequest:
         wants_prompt_logprobs: the log probabilities of the next prompt tokens are wanted for each
             known token of the share.
         draft_rests: whether the draft leaves the share's tokens for later.
+        is_ahead: the share's token is the last one that a step under way will emit, whichever that
+            is; the counts of the request say nothing of it yet.
+        start: position of the first known token to compute; by default where the request stands.
     """
 
     request: Request
@@ -68,6 +71,12 @@ class ScheduledRequest:
     known_draft: KnownDraft | None = None
     wants_prompt_logprobs: bool = False
     draft_rests: bool = False
+    is_ahead: bool = False
+    start: int = -1
+
+    def __post_init__(self) -> None:
+        if self.start < 0:
+            self.start = self.request.num_computed_tokens
 
     @property
     def num_emitted_at_most(self) -> int:
@@ -82,7 +91,7 @@ class ScheduledRequest:
     @property
     def samples(self) -> bool:
         """Whether the share reaches the last known token, so that a token is sampled."""
-        return self.request.num_computed_tokens + self.num_tokens == self.request.num_tokens
+        return self.is_ahead or self.start + self.num_tokens == self.request.num_tokens
 
     @property
     def is_draft_current(self) -> bool:

@@ -73,7 +73,8 @@ class AttentionBackend(Protocol):
 
     Attributes:
         name: as settings and logs have it.
-        passes: what it serves; of decode and verify passes only what graphs can record.
+        passes: what it serves. Who serves decode passes serves layouts that the host does not
+            know, and can be recorded in graphs.
     """
 
     name: str

@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 import torch
 
-from kernels.attention_backends import PassClass
-
 _NUM_CALLS = 10
 _NUM_ROUNDS = 5
 
 
-def time_call(call: Callable[[], torch.Tensor], pass_class: PassClass) -> float:
+def time_call(call: Callable[[], torch.Tensor], *, is_recorded: bool) -> float:
     """Give the seconds of a call, the median of a few rounds.
 
-    Decode and verify passes are replayed as graphs, so their calls are recorded: otherwise the
-    host's launches would be timed, and what cannot be recorded fails here.
+    Args:
+        call: the call.
+        is_recorded: whether it is replayed as a graph, as passes are; otherwise the host's launches
+            would be timed. What cannot be recorded fails here.
 
     Raises:
         RuntimeError: the call cannot be recorded.
@@ -25,7 +25,7 @@ def time_call(call: Callable[[], torch.Tensor], pass_class: PassClass) -> float:
         call()
     torch.cuda.synchronize()
     launch = _repeated(call)
-    if pass_class is not PassClass.PREFILL:
+    if is_recorded:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             launch()

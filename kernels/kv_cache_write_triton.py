@@ -8,6 +8,9 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from kernels.launch import overlap_options
 
 _BLOCK = 1024
 
@@ -49,6 +52,7 @@ def kv_cache_write_triton(
         HEAD_DIM=head_dim,
         VALUE_DIM=value_dim,
         BLOCK=block,
+        **overlap_options(key),
     )
 
 
@@ -67,8 +71,12 @@ def kv_cache_write_kernel(
     HEAD_DIM: tl.constexpr,
     VALUE_DIM: tl.constexpr,
     BLOCK: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
     """Grid: (tokens, blocks of one token's elements)."""
+    if OVERLAPS:
+        gdc_wait()
+        gdc_launch_dependents()
     token = tl.program_id(0).to(tl.int64)
     slot = tl.load(slot_mapping + token)
     index = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 MAX_ROWS = 64
-MAX_VECTOR_ROWS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +18,7 @@ class SkinnyConfig:
 
     Attributes:
         kind: `dot` uses the tensor cores, with rows padded to 16, 32 or 64; `vector` multiplies
-            and adds in float32, for at most four rows.
+            and adds in float32, for one row.
         block_n: output columns (rows of the weight) per program.
         block_k: how much of each of them a program reads at once.
         split_k: programs that share a column block's sum; above 1, a second kernel adds up.
@@ -36,14 +35,13 @@ class SkinnyConfig:
 
 
 CANDIDATES = (
-    SkinnyConfig("vector", 1, 1024, num_stages=1),
-    SkinnyConfig("vector", 1, 2048, num_stages=1),
-    SkinnyConfig("vector", 1, 4096, num_stages=1),
-    SkinnyConfig("vector", 2, 1024, num_stages=1),
-    SkinnyConfig("vector", 4, 512, num_stages=1),
-    SkinnyConfig("vector", 4, 1024, num_warps=8, num_stages=1),
-    SkinnyConfig("vector", 8, 512, num_warps=8, num_stages=1),
-    SkinnyConfig("vector", 8, 512, num_stages=4),
+    SkinnyConfig("vector", 1, 1024),
+    SkinnyConfig("vector", 1, 2048),
+    SkinnyConfig("vector", 1, 4096),
+    SkinnyConfig("vector", 1, 2048, num_warps=8),
+    SkinnyConfig("vector", 2, 1024),
+    SkinnyConfig("vector", 4, 512),
+    SkinnyConfig("vector", 8, 512),
     SkinnyConfig("dot", 16, 256, num_stages=5),
     SkinnyConfig("dot", 16, 512, num_stages=3),
     SkinnyConfig("dot", 16, 512, num_stages=4),
@@ -67,16 +65,15 @@ CANDIDATES = (
 )
 
 # (padded rows, N, K): what won there, on an H200 with Triton 3.6 and weights that no cache holds.
+# Of more than one row only what beats the library's product stands here.
 MEASURED: dict[tuple[int, int, int], SkinnyConfig] = {
-    (1, 128256, 4096): SkinnyConfig("vector", 1, 4096, num_stages=1),
-    (16, 6144, 4096): SkinnyConfig("dot", 64, 128, num_stages=4),
+    (1, 128256, 4096): SkinnyConfig("vector", 1, 4096),
     (16, 4096, 4096): SkinnyConfig("dot", 32, 256, num_stages=4),
-    (16, 28672, 4096): SkinnyConfig("dot", 128, 128, num_warps=8, num_stages=3),
-    (16, 4096, 14336): SkinnyConfig("dot", 64, 128, split_k=2, num_stages=5),
     (16, 128256, 4096): SkinnyConfig("dot", 64, 128, num_stages=4),
+    (32, 128256, 4096): SkinnyConfig("dot", 128, 128, num_warps=8, num_stages=3),
+    (64, 128256, 4096): SkinnyConfig("dot", 128, 64, num_stages=4),
 }
 
-_SURE_ROWS = 16
 # Of an H100 or H200, which has this much shared memory per multiprocessor.
 _NUM_PROCESSORS = 132
 _SHARED_BYTES = 227 * 1024
@@ -85,12 +82,12 @@ _FEW_PROGRAMS = 120
 
 
 def padded_rows(num_rows: int) -> int:
-    """The row count that shares a configuration: 1, 2, 4, 16, 32 or 64.
+    """The row count that shares a configuration: 1, 16, 32 or 64.
 
     Raises:
         ValueError: more rows than a configuration has.
     """
-    for bound in (1, 2, MAX_VECTOR_ROWS, 16, 32, MAX_ROWS):
+    for bound in (1, 16, 32, MAX_ROWS):
         if num_rows <= bound:
             return bound
     raise ValueError(f"{num_rows} rows; skinny_linear takes at most {MAX_ROWS}.")
@@ -106,7 +103,7 @@ def candidates(num_rows: int) -> list[SkinnyConfig]:
 
     def fits(config: SkinnyConfig) -> bool:
         if config.kind == "vector":
-            return rows <= MAX_VECTOR_ROWS
+            return rows == 1
         block_bytes = 2 * config.block_k * (config.block_n + max(16, rows))
         return block_bytes * config.num_stages <= _SHARED_BYTES
 
@@ -116,11 +113,11 @@ def candidates(num_rows: int) -> list[SkinnyConfig]:
 def is_faster(num_rows: int, num_columns: int, depth: int) -> bool:
     """Whether `skinny_linear` is faster than a library's product of these sizes.
 
-    Up to 16 rows it is; beyond, where it was measured to be.
+    One row is; more are where they were measured to be.
     """
     if num_rows > MAX_ROWS:
         return False
-    return num_rows <= _SURE_ROWS or (padded_rows(num_rows), num_columns, depth) in MEASURED
+    return num_rows == 1 or (padded_rows(num_rows), num_columns, depth) in MEASURED
 
 
 def choose_config(num_rows: int, num_columns: int, depth: int) -> SkinnyConfig:
@@ -140,10 +137,7 @@ def choose_config(num_rows: int, num_columns: int, depth: int) -> SkinnyConfig:
     if measured is not None:
         return measured
     if rows == 1:
-        return SkinnyConfig("vector", 1, 1024, num_stages=1)
-    if rows <= MAX_VECTOR_ROWS:
-        # Wider blocks of columns, as every one of them reads all rows of x.
-        return SkinnyConfig("vector", 4, 1024, num_warps=8, num_stages=1)
+        return SkinnyConfig("vector", 1, 1024)
     return _few_rows(num_columns) if rows == 16 else _more_rows(rows, num_columns, depth)
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from kernels.skinny_config import MAX_VECTOR_ROWS, SkinnyConfig, choose_config, padded_rows
+from kernels.launch import overlap_options
+from kernels.skinny_config import SkinnyConfig, choose_config, padded_rows
 
 _REDUCE_BLOCK = 256
 
@@ -33,19 +35,57 @@ def skinny_linear_triton(
         raise ValueError("The last dimension of x and weight must be dense.")
     if config is None:
         config = choose_config(num_rows, num_columns, depth)
-    if config.kind == "vector" and (num_rows > MAX_VECTOR_ROWS or config.split_k > 1):
-        raise ValueError(f"{config} is for at most {MAX_VECTOR_ROWS} rows and splits no depth.")
     output = x.new_empty(num_rows, num_columns)
     if num_rows == 0:
         return output
+    if config.kind == "vector":
+        _multiply_vector(x, weight, bias, output, config)
+    else:
+        _multiply_rows(x, weight, bias, output, config)
+    return output
+
+
+def _multiply_vector(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    output: torch.Tensor,
+    config: SkinnyConfig,
+) -> None:
+    (num_rows, depth), num_columns = x.shape, weight.shape[0]
+    if num_rows > 1 or config.split_k > 1:
+        raise ValueError(f"{config} is for one row, not {num_rows}, and splits no depth.")
+    vector_kernel[(triton.cdiv(num_columns, config.block_n),)](
+        x,
+        weight,
+        bias,
+        output,
+        num_columns,
+        depth,
+        weight.stride(0),
+        BLOCK_N=config.block_n,
+        BLOCK_K=config.block_k,
+        IS_EVEN=depth % config.block_k == 0,
+        HAS_BIAS=bias is not None,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        **overlap_options(x),
+    )
+
+
+def _multiply_rows(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    output: torch.Tensor,
+    config: SkinnyConfig,
+) -> None:
+    (num_rows, depth), num_columns = x.shape, weight.shape[0]
     split, partials = config.split_k, output
     if split > 1:
         partials = x.new_empty(split, num_rows, num_columns, dtype=torch.float32)
     part = triton.cdiv(depth, split * config.block_k) * config.block_k
-    kernel = vector_kernel if config.kind == "vector" else dot_kernel
-    rows = padded_rows(num_rows)
-    rows = rows if config.kind == "vector" else max(16, rows)
-    kernel[(triton.cdiv(num_columns, config.block_n), split)](
+    dot_kernel[(triton.cdiv(num_columns, config.block_n), split)](
         x,
         weight,
         bias,
@@ -56,7 +96,7 @@ def skinny_linear_triton(
         weight.stride(0),
         DEPTH=depth,
         PART=part,
-        ROWS=rows,
+        ROWS=max(16, padded_rows(num_rows)),
         BLOCK_N=config.block_n,
         BLOCK_K=config.block_k,
         IS_EVEN=part * split == depth,
@@ -78,7 +118,6 @@ def skinny_linear_triton(
             BLOCK=_REDUCE_BLOCK,
             num_warps=2,
         )
-    return output
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]
@@ -135,44 +174,44 @@ def vector_kernel(
     weight: tl.tensor,
     bias: tl.tensor,
     output: tl.tensor,
-    num_rows: tl.tensor,
     num_columns: tl.tensor,
-    x_stride: tl.tensor,
+    depth: tl.tensor,
     weight_stride: tl.tensor,
-    DEPTH: tl.constexpr,
-    PART: tl.constexpr,
-    ROWS: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     IS_EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr,
-    STAGES: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ) -> None:
-    """Grid: (blocks of columns, 1); all of the depth is one part."""
+    """Grid: (blocks of columns,); one row of x, and all of the depth is one part."""
     column = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = tl.arange(0, ROWS)
     place = tl.arange(0, BLOCK_K)
     safe_column = tl.minimum(column, num_columns - 1).to(tl.int64)
     weight_rows = weight + safe_column[:, None] * weight_stride + place[None, :]
-    x_rows = x + row[:, None] * x_stride + place[None, :]
-    is_row = row[:, None] < num_rows
+    # Weights are nobody's output: the first of them may be on their way before x is written.
+    if IS_EVEN:
+        weights = tl.load(weight_rows)
+    else:
+        weights = tl.load(weight_rows, mask=(place < depth)[None, :], other=0.0)
+    if OVERLAPS:
+        gdc_wait()
+        gdc_launch_dependents()
+    inputs = tl.load(x + place, mask=place < depth, other=0.0)
     # Summed over the depth only at the end: until then threads need not talk.
-    products = tl.zeros([ROWS, BLOCK_N, BLOCK_K], tl.float32)
-    for step in tl.range(0, PART, BLOCK_K, num_stages=STAGES):
+    products = weights.to(tl.float32) * inputs.to(tl.float32)[None, :]
+    for step in range(BLOCK_K, depth, BLOCK_K):
         if IS_EVEN:
-            weights = tl.load(weight_rows + step, eviction_policy="evict_first")
-            inputs = tl.load(x_rows + step, mask=is_row, other=0.0)
+            inputs = tl.load(x + place + step)
+            weights = tl.load(weight_rows + step)
         else:
-            in_depth = (place + step)[None, :] < DEPTH
-            weights = tl.load(weight_rows + step, mask=in_depth, other=0.0)
-            inputs = tl.load(x_rows + step, mask=is_row & in_depth, other=0.0)
-        products += weights.to(tl.float32)[None, :, :] * inputs.to(tl.float32)[:, None, :]
-    total = tl.sum(products, axis=2)
+            in_depth = place + step < depth
+            inputs = tl.load(x + place + step, mask=in_depth, other=0.0)
+            weights = tl.load(weight_rows + step, mask=in_depth[None, :], other=0.0)
+        products += weights.to(tl.float32) * inputs.to(tl.float32)[None, :]
+    total = tl.sum(products, axis=1)
     if HAS_BIAS:
-        total += tl.load(bias + safe_column).to(tl.float32)[None, :]
-    result = output + row[:, None] * num_columns + column[None, :]
-    is_inside = is_row & (column[None, :] < num_columns)
-    tl.store(result, total.to(output.dtype.element_ty), mask=is_inside)
+        total += tl.load(bias + safe_column).to(tl.float32)
+    tl.store(output + column, total.to(output.dtype.element_ty), mask=column < num_columns)
 
 
 @triton.jit(do_not_specialize=["size"])  # type: ignore[untyped-decorator]

@@ -31,6 +31,7 @@ FLOORS = {
     "engine.version": 1,
     "engine.draft_planner": 2,
     "engine.outbox": 2,
+    "engine.step_in_making": 2,
     "engine.step_ledger": 2,
     "engine.waiting_queue": 2,
     "engine.scheduler": 2,

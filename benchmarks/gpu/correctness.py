@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -22,6 +23,12 @@ from benchmarks.gpu.part import FAILED, OK, Notes, Outcome
 ROOT = Path(__file__).resolve().parents[2]
 _BROKEN_DEVICE = ("CUDA error", "AcceleratorError", "device-side assert", "illegal memory access")
 _TAIL_LINES = 60
+# Most of the time goes into compiling kernels, which several processes can do at once; a plugin
+# that times tests would warn of that.
+_NUM_PROCESSES = 8
+_SIDE_BY_SIDE = (
+    ("-n", str(_NUM_PROCESSES), "-p", "no:benchmark") if find_spec("xdist") is not None else ()
+)
 _NOTHING_COLLECTED = 5
 
 
@@ -97,6 +104,7 @@ def _run(
     command = [
         *(sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-ra", "--tb=short"),
         *("-p", "no:cacheprovider", f"--junitxml={report}"),
+        *_SIDE_BY_SIDE,
         *targets,
     ]
     left = max(1.0, deadline - time.monotonic())

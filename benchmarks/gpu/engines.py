@@ -35,6 +35,8 @@ from engine.sampling_params import SamplingParams
 
 MAX_BATCHED_TOKENS = 8192
 _BLOCK_SIZE = 16
+# Batches of every size come twice, as graphs are recorded then.
+_WARM_UP_TOKENS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +200,7 @@ def steady_load(workshop: Workshop, core: EngineCore, concurrency: int) -> Stead
     """Put an engine under the workshop's load, and warm it up."""
     sizes = workshop.sizes
     load = SteadyLoad(core, workshop.device, concurrency, sizes.prompt, sizes.answer)
-    load.warm_up(min(8, sizes.answer // 2))
+    load.warm_up(min(_WARM_UP_TOKENS, sizes.answer // 2))
     return load
 
 

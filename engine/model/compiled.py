@@ -18,6 +18,7 @@ from types import FunctionType
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import nn
 from torch._dynamo import maybe_mark_dynamic
 from torch._dynamo.exc import TorchDynamoException
@@ -65,6 +66,15 @@ def compile_layers(loaded: LoadedModel, backend: Backend = "inductor") -> None:
     block.is_trial = False
     seconds = time.perf_counter() - start
     logger.info("compiled model=%s layers=%d seconds=%.1f", loaded.name, len(layers), seconds)
+
+
+def compiled_overlap() -> None:
+    """Let generated kernels overlap (`kernels/launch.py`), where this torch can make such."""
+    settings = torch._inductor.config.triton
+    if hasattr(settings, "enable_pdl"):
+        settings.enable_pdl = True
+    else:
+        logger.warning("overlap_kernels=ours_alone reason=torch %s", torch.__version__)
 
 
 def _layers_of(loaded: LoadedModel) -> list[nn.Module]:

@@ -22,6 +22,7 @@ def forward_packed(
     logits_rows: torch.Tensor,
     *,
     as_float: bool = True,
+    is_padded: bool = False,
 ) -> torch.Tensor:
     """Compute the packed tokens of many requests, and the logits of some of their rows.
 
@@ -34,11 +35,12 @@ def forward_packed(
         plan: how attention finds the same rows' keys.
         logits_rows: [num_rows] int64, ascending, no row twice: rows whose logits are wanted.
         as_float: whether the logits are wanted in float32, or as the model gives them.
+        is_padded: whether `logits_rows` may name a row twice.
 
     Returns:
         [num_rows, vocab], float32 or the model's own type.
     """
-    keep_all = logits_rows.shape[0] == token_ids.shape[0]
+    keep_all = not is_padded and logits_rows.shape[0] == token_ids.shape[0]
     keywords = {} if keep_all or not loaded.keeps_logits else {"logits_to_keep": logits_rows}
     context = AttentionContext(plan, slot_mapping, storage, loaded.attend)
     with use_attention_context(context):

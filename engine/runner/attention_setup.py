@@ -14,6 +14,7 @@ import torch
 from engine.config import AUTO, EngineConfig
 from engine.errors import ConfigError
 from engine.model.loader import LoadedModel
+from engine.runner.loop_setup import decodes_ahead
 from kernels.attention_backends import FLASHINFER, TORCH, TRITON, AttentionBackend
 from kernels.attention_choice import Timer, TrialSizes, choose_backends
 from kernels.attention_flashinfer import FlashInferAttention
@@ -56,14 +57,27 @@ def choose_attention(
                 f"attention_backend: {named} needs a CUDA device, and this is {device}; give auto."
             )
         return {}
-    makers: Makers = {TORCH: TorchAttention, FLASHINFER: lambda: FlashInferAttention(device)}
-    others = installed_backends(config.runner.attention_backend, makers)
+    others = installed_backends(config.runner.attention_backend, makers_for(config, device))
     chosen: dict[str, str] = {}
     for role, loaded in zip(("target", "draft"), models, strict=False):
         names = attend_by(config, loaded, others, max_model_len, time_call)
         chosen |= {f"{role} {place}": name for place, name in names.items()}
     torch.cuda.empty_cache()
     return chosen
+
+
+def makers_for(config: EngineConfig, device: torch.device) -> Makers:
+    """Give how the backends beside our own are made that an engine's passes leave room for."""
+
+    def make_flashinfer() -> AttentionBackend:
+        if decodes_ahead(config, device):
+            raise RuntimeError(
+                "it plans each pass on the host, and passes are launched ahead of it; "
+                "give --decode-ahead off"
+            )
+        return FlashInferAttention(device)
+
+    return {TORCH: TorchAttention, FLASHINFER: make_flashinfer}
 
 
 def installed_backends(named: str, makers: Makers) -> list[AttentionBackend]:
@@ -80,8 +94,8 @@ def installed_backends(named: str, makers: Makers) -> list[AttentionBackend]:
             backends.append(make())
         except (ImportError, RuntimeError, OSError) as error:
             if named == name:
-                raise ConfigError(f"attention_backend: {name} is not there: {error}.") from error
-            logger.debug("attention backend=%s absent=%s", name, error)
+                raise ConfigError(f"attention_backend: {name} cannot be used: {error}.") from error
+            logger.debug("attention backend=%s not_used=%r", name, str(error))
     return backends
 
 

@@ -17,9 +17,10 @@ from rich.progress import track
 
 from engine.request import NO_TOKEN_POSSIBLE, Request
 from engine.runner.buckets import buckets_up_to
-from engine.runner.device_pass import DevicePass, PassKind, RowsOfPass
+from engine.runner.device_pass import DevicePass
 from engine.runner.device_queue import DeviceQueue, Mark
 from engine.runner.graphs import Graphs
+from engine.runner.pass_rows import PassKind, RowSpan
 from engine.runner.sampling_state import SamplingState, SamplingTraits, can_sample
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
 from kernels.commit import ANY_INVALID, NUM_EMITTED
@@ -55,12 +56,16 @@ class Iteration:
     Attributes:
         scheduled: the step.
         slots: one per share.
-        emitted: [num_requests, max_drafts + 3] int64, filled once `end` has passed.
+        draft_ends: leading tokens of each share that the draft has computed afterwards, where it
+            computes known tokens.
+        emitted: [num_requests, max_drafts + 3] int64, of the shares that sample, filled once `end`
+            has passed.
         start, drafted, end: of its passes.
     """
 
     scheduled: SchedulerOutput
     slots: list[_Slot]
+    draft_ends: dict[str, int]
     emitted: torch.Tensor
     start: Mark
     drafted: Mark
@@ -68,7 +73,7 @@ class Iteration:
 
 
 class DecodeLoop:
-    """Runs steps in which everybody decodes.
+    """Runs steps whose requests need nothing of the host while they last.
 
     Args:
         state: what the device knows of the requests.
@@ -76,7 +81,8 @@ class DecodeLoop:
         queue: where work is handed to the device.
         target: passes of the model that verifies.
         draft: passes of the model that drafts; None = nobody drafts here.
-        draft_lags: whether the draft has keys and values of its own, which may lag by a token.
+        draft_lags: whether the draft has keys and values of its own, which may lag.
+        draft_max_len: positions that the draft knows.
     """
 
     def __init__(
@@ -88,6 +94,7 @@ class DecodeLoop:
         draft: DevicePass | None,
         *,
         draft_lags: bool,
+        draft_max_len: int,
     ) -> None:
         self._state = state
         self._sampling = sampling
@@ -95,13 +102,18 @@ class DecodeLoop:
         self._target = target
         self._draft = draft
         self._draft_lags = draft_lags
+        self._draft_max_len = draft_max_len
         self._slots: dict[str, _Slot] = {}
-        self._is_timed: list[RowsOfPass] = []
+        self._is_timed: set[tuple[PassKind, tuple[RowSpan, ...]]] = set()
         self._free = list(range(state.scratch_slot))[::-1]
 
     def takes(self, scheduled: SchedulerOutput) -> bool:
-        """Whether everybody decodes, in a way that needs nothing of the host."""
+        """Whether no share needs anything of the host while the step runs."""
         return bool(scheduled.scheduled) and all(map(self._takes, scheduled.scheduled))
+
+    def can_join(self, request: Request) -> bool:
+        """Whether a request that has no tokens under way could be part of a step."""
+        return can_sample(request)
 
     def launch(self, scheduled: SchedulerOutput) -> Iteration:
         """Hand a step that it takes to the device."""
@@ -110,28 +122,33 @@ class DecodeLoop:
         traits = SamplingTraits.of(share.request for share in shares)
         start = self._queue.mark()
         self._place_known(shares, slots)
-        self._launch_drafts(shares, slots, traits)
+        draft_ends = self._launch_drafts(shares, slots, traits)
         drafted = self._queue.mark()
-        num_drafts = [share.num_draft_tokens for share in shares]
-        rows = RowsOfPass(
-            PassKind.VERIFY,
-            [slot.index for slot in slots],
-            num_drafts,
-            [count + 1 for count in num_drafts],
-        )
-        self._target.launch(rows, traits)
-        emitted = self._target.fetch(len(shares))
-        return Iteration(scheduled, slots, emitted, start, drafted, self._queue.mark())
+        spans = [target_span(*pair) for pair in zip(shares, slots, strict=True)]
+        is_mixed = any(span.given is not None for span in spans)
+        self._target.launch(PassKind.MIXED if is_mixed else PassKind.VERIFY, spans, traits)
+        emitted = self._target.fetch(sum(share.samples for share in shares))
+        end = self._queue.mark()
+        return Iteration(scheduled, slots, draft_ends, emitted, start, drafted, end)
 
     def collect(self, iteration: Iteration) -> ModelOutput:
         """Wait for an iteration and read what it emitted; in the order of the launches."""
         iteration.end.wait()
-        shares, rows = iteration.scheduled.scheduled, iteration.emitted.tolist()
+        shares, rows = iteration.scheduled.scheduled, iter(iteration.emitted.tolist())
         outcomes: list[RequestOutcome] = []
-        for share, slot, row in zip(shares, iteration.slots, rows, strict=True):
-            emitted = row[: row[NUM_EMITTED]]
-            slot.num_tokens += len(emitted)
-            outcomes.append(self._outcome(share, emitted, is_invalid=bool(row[ANY_INVALID])))
+        for share, slot in zip(shares, iteration.slots, strict=True):
+            outcome = RequestOutcome([], share.num_draft_tokens)
+            outcome.num_draft_computed_tokens = self._draft_end(share, iteration.draft_ends)
+            outcomes.append(outcome)
+            if not share.samples:
+                continue
+            row = next(rows)
+            outcome.sampled = row[: row[NUM_EMITTED]]
+            outcome.num_accepted_tokens = len(outcome.sampled) - 1
+            slot.num_tokens += len(outcome.sampled)
+            if row[ANY_INVALID]:
+                rules_out = share.request.params.can_rule_out_all
+                outcome.error = NO_TOKEN_POSSIBLE if rules_out else _INVALID
         return ModelOutput(outcomes)
 
     def seconds(self, iteration: Iteration) -> tuple[float, float]:
@@ -155,34 +172,33 @@ class DecodeLoop:
 
     def time_target(self, num_rows: Sequence[int]) -> float:
         """Give the seconds of a verify pass with so many rows per request, while nobody decodes."""
-        last_offsets = [count - 1 for count in num_rows]
-        rows = RowsOfPass(PassKind.VERIFY, range(len(num_rows)), last_offsets, num_rows)
-        return self._time(self._target, rows)
+        spans = [RowSpan(slot, count - 1, count, count) for slot, count in enumerate(num_rows)]
+        return self._time(self._target, PassKind.VERIFY, spans)
 
     def time_draft(self, num_rows: Sequence[int]) -> float:
         """Give the seconds of a draft pass with one row per request, while nobody decodes."""
         assert self._draft is not None, "a loop without a draft has no draft passes"
-        slots = range(len(num_rows))
-        rows = RowsOfPass(PassKind.DRAFT, slots, [0] * len(slots), [1] * len(slots))
-        return self._time(self._draft, rows)
+        spans = [RowSpan(slot, 0, 1, 1) for slot in range(len(num_rows))]
+        return self._time(self._draft, PassKind.DRAFT, spans)
 
-    def _time(self, device_pass: DevicePass, rows: RowsOfPass) -> float:
+    def _time(self, device_pass: DevicePass, kind: PassKind, spans: Sequence[RowSpan]) -> float:
         """Time a pass in the middle of answers; its keys and values go to blocks of nobody."""
         assert not self._slots, "somebody decodes"
-        state, num_requests = self._state, len(rows.slots)
-        num_tokens = min(_TIMED_TOKENS, device_pass.max_seq_len - max(rows.num_rows))
+        state, longest = self._state, max(span.num_rows for span in spans)
+        num_tokens = max(1, min(_TIMED_TOKENS, device_pass.max_seq_len - longest))
 
         def fill() -> None:
-            state.num_tokens[:num_requests] = max(1, num_tokens)
-            state.block_tables[:num_requests] = 1
+            state.num_tokens[: len(spans)] = num_tokens
+            state.block_tables[: len(spans)] = 1
 
         # The first times compile and record.
-        for _ in range(1 if rows in self._is_timed else 3):
+        key = kind, tuple(spans)
+        for _ in range(1 if key in self._is_timed else 3):
             self._queue.submit(fill)
             start = self._queue.mark()
-            device_pass.launch(rows, SamplingTraits())
+            device_pass.launch(kind, spans, SamplingTraits())
             end = self._queue.mark()
-        self._is_timed.append(rows)
+        self._is_timed.add(key)
         end.wait()
         return end.seconds_since(start)
 
@@ -207,13 +223,10 @@ class DecodeLoop:
     def _takes(self, share: ScheduledRequest) -> bool:
         needs_model = share.num_draft_tokens > 0 and share.known_draft is None
         return (
-            share.num_tokens == 1
-            and share.samples
-            and share.num_catch_up_tokens <= 1
-            and not share.wants_prompt_logprobs
+            not share.wants_prompt_logprobs
             and share.num_draft_tokens <= self._state.max_drafts
             and (self._draft is not None or not needs_model)
-            and can_sample(share.request)
+            and (not share.samples or can_sample(share.request))
         )
 
     def _fill_slots(self, shares: Sequence[ScheduledRequest]) -> list[_Slot]:
@@ -308,43 +321,72 @@ class DecodeLoop:
         shares: Sequence[ScheduledRequest],
         slots: Sequence[_Slot],
         traits: SamplingTraits,
-    ) -> None:
-        chains = [
-            (slot.index, share.num_draft_tokens)
-            for share, slot in zip(shares, slots, strict=True)
-            if share.num_draft_tokens and share.known_draft is None
-        ]
-        if not chains:
-            return
-        assert self._draft is not None, "a loop without a draft takes no such step"
-        for offset in range(max(length for _, length in chains)):
-            drafting = [index for index, length in chains if length > offset]
-            heals = offset == 0 and self._draft_lags
-            rows = RowsOfPass(
-                PassKind.FIRST_DRAFT if heals else PassKind.DRAFT,
-                drafting,
-                [offset] * len(drafting),
-                [2 if heals else 1] * len(drafting),
-            )
-            self._draft.launch(rows, traits)
+    ) -> dict[str, int]:
+        """Launch the draft's passes; returns where the known tokens end that it computes."""
+        draft = self._draft
+        if draft is None:
+            return {}
+        ends: dict[str, int] = {}
+        first: list[RowSpan] = []
+        chains: list[tuple[int, int]] = []
+        for share, slot in zip(shares, slots, strict=True):
+            span = self._first_span(share, slot)
+            if span is None:
+                continue
+            first.append(span)
+            if span.given is not None:
+                ends[share.request.request_id] = share.request.num_tokens + span.last_offset
+            if span.num_samples:
+                chains.append((slot.index, share.num_draft_tokens))
+        if first:
+            alone = PassKind.FIRST_DRAFT if self._draft_lags else PassKind.DRAFT
+            is_mixed = any(span.given is not None for span in first)
+            draft.launch(PassKind.MIXED if is_mixed else alone, first, traits)
+        for offset in range(1, max((length for _, length in chains), default=0)):
+            drafting = [RowSpan(slot, offset, 1, 1) for slot, length in chains if length > offset]
+            draft.launch(PassKind.DRAFT, drafting, traits)
+        return ends
 
-    def _outcome(
-        self, share: ScheduledRequest, emitted: list[int], *, is_invalid: bool
-    ) -> RequestOutcome:
-        request, num_drafts = share.request, share.num_draft_tokens
-        num_draft_computed = request.num_draft_computed_tokens
+    def _first_span(self, share: ScheduledRequest, slot: _Slot) -> RowSpan | None:
+        """Give a request's rows of the draft's first pass, or None where it has none there."""
+        drafts = share.num_draft_tokens > 0 and share.known_draft is None
         if not self._draft_lags:
-            num_draft_computed = request.num_computed_tokens + 1 + num_drafts
-        elif num_drafts and share.known_draft is None:
+            return RowSpan(slot.index, 0, 1, 1) if drafts else None
+        if drafts and share.num_catch_up_tokens <= 1:
+            return RowSpan(slot.index, 0, 2, 1)
+        request = share.request
+        is_followed = share.num_tokens > 1 and share.is_draft_current and not share.draft_rests
+        if not (is_followed or share.num_catch_up_tokens):
+            return None
+        assert not share.is_ahead, "a draft that lags is caught up when its tokens are known"
+        lag = request.num_computed_tokens - request.num_draft_computed_tokens
+        start = share.start - lag
+        end = start + share.num_catch_up_tokens
+        if is_followed or drafts:
+            end += share.num_tokens
+        end = min(end, self._draft_max_len)
+        if end <= start:
+            return None
+        given = request.token_ids[start:end]
+        return RowSpan(slot.index, end - request.num_tokens, end - start, int(drafts), given)
+
+    def _draft_end(self, share: ScheduledRequest, ends: dict[str, int]) -> int:
+        """Give the leading tokens that the draft has computed, as if all drafts were accepted."""
+        request, num_drafts = share.request, share.num_draft_tokens
+        if not self._draft_lags:
+            return request.num_computed_tokens + share.num_tokens + num_drafts
+        if num_drafts and share.known_draft is None:
             # The last draft was sampled and not computed.
-            num_draft_computed = request.num_computed_tokens + num_drafts
-        outcome = RequestOutcome(
-            sampled=emitted,
-            num_draft_tokens=num_drafts,
-            num_accepted_tokens=len(emitted) - 1,
-            num_draft_computed_tokens=num_draft_computed,
-        )
-        if is_invalid:
-            rules_out = request.params.can_rule_out_all
-            outcome.error = NO_TOKEN_POSSIBLE if rules_out else _INVALID
-        return outcome
+            return request.num_computed_tokens + num_drafts
+        return ends.get(request.request_id, request.num_draft_computed_tokens)
+
+
+def target_span(share: ScheduledRequest, slot: _Slot) -> RowSpan:
+    """Give a share's rows of the target's pass."""
+    num_drafts, request = share.num_draft_tokens, share.request
+    if share.num_tokens == 1 and share.samples:
+        return RowSpan(slot.index, num_drafts, num_drafts + 1, num_drafts + 1)
+    end = share.start + share.num_tokens
+    given = request.token_ids[share.start : end]
+    last_offset = end - request.num_tokens
+    return RowSpan(slot.index, last_offset, share.num_tokens, int(share.samples), given)

@@ -8,20 +8,18 @@ as a graph (`graphs.py`). It knows slots and rows; requests are the loop's busin
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
 
 import numpy as np
 import torch
 
 from engine.model.forward import forward_packed
-from engine.runner.buckets import query_class, round_up
+from engine.runner.buckets import round_up
 from engine.runner.device_queue import DeviceQueue
 from engine.runner.graphs import Graphs
 from engine.runner.model_runner import ModelRunner
+from engine.runner.pass_rows import FROM_STATE, PassKind, RowShape, RowSpan, pack, shape_of
 from engine.runner.sampling_state import SamplingState, SamplingTraits
 from kernels.commit import NUM_COUNTS, commit
 from kernels.decode_state import DecodeState, Dice, PassInputs, PassRows, VerifiedRequests
@@ -29,69 +27,14 @@ from kernels.gumbel_sample import gumbel_sample
 from kernels.paged_layout import PagedLayout
 from kernels.place_drafts import place_drafts
 from kernels.prepare_rows import prepare_rows
+from kernels.sample_rows import SampledRows
 from kernels.synthetic_limits import synthetic_limits
 
-# Sections of the packed buffer begin where vector loads may.
-_ALIGNMENT = 4
+# Longer passes keep the device busy for longer than it takes to launch their kernels one by one.
+MOST_RECORDED_ROWS = 1024
 
-
-class PassKind(enum.Enum):
-    """What a pass is for.
-
-    FIRST_DRAFT has two rows per request, of which the second samples: a draft that lags by a token
-    catches up in it. DRAFT has one row per request, VERIFY one more than there are drafts.
-    """
-
-    FIRST_DRAFT = enum.auto()
-    DRAFT = enum.auto()
-    VERIFY = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class PassShape:
-    """What a recorded pass is known by.
-
-    Attributes:
-        kind: what it is for.
-        num_rows: packed rows, padding included.
-        num_requests: requests, padding included.
-        max_query_len: rows of a request at most.
-        traits: what the sampler has to do.
-    """
-
-    kind: PassKind
-    num_rows: int
-    num_requests: int
-    max_query_len: int
-    traits: SamplingTraits
-
-
-@dataclass(frozen=True, slots=True)
-class RowsOfPass:
-    """Which rows a pass computes.
-
-    Attributes:
-        kind: what it is for.
-        slots: one per request.
-        last_offsets: offset of each request's last row, from its last known token.
-        num_rows: rows of each request.
-    """
-
-    kind: PassKind
-    slots: Sequence[int]
-    last_offsets: Sequence[int]
-    num_rows: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Views:
-    """Sections of the packed buffer: see `PassRows`, and the row bounds of the requests."""
-
-    slots: torch.Tensor
-    offsets: torch.Tensor
-    request_slots: torch.Tensor
-    last_offsets: torch.Tensor
-    bounds: torch.Tensor
+_Key = tuple[RowShape, SamplingTraits]
+_Part = dict[str, torch.Tensor]
 
 
 class DevicePass:
@@ -106,6 +49,7 @@ class DevicePass:
         max_rows: packed rows of a pass at most.
         max_seq_len: tokens of a request at most.
         vocab_size: of the target; wider logits are cut.
+        verifies: whether the model's samples are emitted; else they are drafts.
         dice: accept drafts in the target's place; None = the target does.
 
     Attributes:
@@ -124,6 +68,7 @@ class DevicePass:
         max_rows: int,
         max_seq_len: int,
         vocab_size: int,
+        verifies: bool,
         dice: Dice | None = None,
     ) -> None:
         self._runner = runner
@@ -133,40 +78,45 @@ class DevicePass:
         self.graphs = graphs
         self.max_seq_len = max_seq_len
         self._vocab_size = min(vocab_size, runner.loaded.vocab_size)
+        self._verifies = verifies
         self._dice = dice
         device = runner.loaded.device
         max_requests = round_up(state.scratch_slot)
-        most = _offsets_of(round_up(max_rows), max_requests)[-1]
+        rows = round_up(max_rows)
+        most = RowShape(PassKind.MIXED, rows, max_requests, rows, rows).size
         self._packed_rows = torch.zeros(most, dtype=torch.int32, device=device)
         width = state.max_drafts + 1 + NUM_COUNTS
         self._packed_output = torch.zeros(max_requests, width, dtype=torch.int64, device=device)
 
-    def launch(self, rows: RowsOfPass, traits: SamplingTraits) -> None:
+    def launch(self, kind: PassKind, spans: Sequence[RowSpan], traits: SamplingTraits) -> None:
         """Hand a pass to the device.
 
         Args:
-            rows: at least one request's.
+            kind: what it is for.
+            spans: at least one request's rows.
             traits: of the requests' sampling.
         """
-        shape = self._hand_over(rows, traits)
-        body = partial(self._run, shape)
-        self._queue.submit(partial(self.graphs.run, (id(self), shape), body))
+        key = self._hand_over(kind, spans, traits)
+        body = partial(self._run, *key)
+        if kind is PassKind.MIXED and key[0].num_rows > MOST_RECORDED_ROWS:
+            self._queue.submit(body)
+        else:
+            self._queue.submit(partial(self.graphs.run, (id(self), key), body))
 
     def record(self, kind: PassKind, num_requests: int, num_rows: int, num_drafts: int) -> None:
         """Record the passes of a shape before anybody needs them, over the scratch slot alone.
 
         Args:
-            kind: what they are for.
+            kind: what they are for; not MIXED.
             num_requests: a bucket of requests.
             num_rows: of each.
             num_drafts: offset of each request's last row.
         """
+        span = RowSpan(self._state.scratch_slot, num_drafts, num_rows, num_rows)
         for traits in (SamplingTraits(), SamplingTraits(has_noise=True)):
-            slots = [self._state.scratch_slot] * num_requests
-            rows = RowsOfPass(kind, slots, [num_drafts] * num_requests, [num_rows] * num_requests)
-            shape = self._hand_over(rows, traits)
-            body = partial(self._run, shape)
-            self._queue.submit(partial(self.graphs.record, (id(self), shape), body))
+            key = self._hand_over(kind, [span] * num_requests, traits)
+            body = partial(self._run, *key)
+            self._queue.submit(partial(self.graphs.record, (id(self), key), body))
 
     def change_rates(self, rates: Sequence[float]) -> None:
         """Let the dice accept drafts at other rates.
@@ -184,79 +134,54 @@ class DevicePass:
         """Hand the host what the last verify pass emitted; see `kernels/commit.py`."""
         return self._queue.fetch(self._packed_output[:num_requests])
 
-    def _hand_over(self, rows: RowsOfPass, traits: SamplingTraits) -> PassShape:
-        shape, packed = self._pack(rows, traits)
+    def _hand_over(self, kind: PassKind, spans: Sequence[RowSpan], traits: SamplingTraits) -> _Key:
+        shape = shape_of(kind, spans)
+        packed = pack(shape, spans, self._state.scratch_slot)
         staged = self._queue.stage(packed)
         target = self._packed_rows[: len(packed)]
         self._queue.submit(lambda: target.copy_(staged, non_blocking=True))
-        return shape
-
-    def _pack(self, rows: RowsOfPass, traits: SamplingTraits) -> tuple[PassShape, np.ndarray]:
-        num_requests, num_rows = len(rows.slots), sum(rows.num_rows)
-        padded_requests = round_up(num_requests)
-        per_request = 2 if rows.kind is PassKind.FIRST_DRAFT else 1
-        is_verify = rows.kind is PassKind.VERIFY
-        padded_rows = round_up(num_rows) if is_verify else padded_requests * per_request
-        longest = query_class(max(rows.num_rows))
-        shape = PassShape(rows.kind, padded_rows, padded_requests, longest, traits)
-        slots, offsets, own_slots, last_offsets, bounds, end = _offsets_of(
-            padded_rows, padded_requests
-        )
-        packed = np.zeros(end, dtype=np.int32)
-        scratch = self._state.scratch_slot
-        packed[slots : slots + padded_rows] = scratch
-        packed[own_slots : own_slots + padded_requests] = scratch
-        counts = np.asarray(rows.num_rows, dtype=np.int32)
-        last = np.asarray(rows.last_offsets, dtype=np.int32)
-        ends = np.cumsum(counts, dtype=np.int32)
-        packed[slots : slots + num_rows] = np.repeat(rows.slots, counts)
-        # A request's rows count up to its last offset.
-        own_ends = np.repeat(ends - 1 - last, counts)
-        packed[offsets : offsets + num_rows] = np.arange(num_rows, dtype=np.int32) - own_ends
-        packed[own_slots : own_slots + num_requests] = rows.slots
-        packed[last_offsets : last_offsets + num_requests] = last
-        packed[bounds + 1 : bounds + 1 + num_requests] = ends
-        packed[bounds + 1 + num_requests : bounds + 1 + padded_requests] = num_rows
-        return shape, packed
-
-    def _views(self, shape: PassShape) -> _Views:
-        rows, requests = shape.num_rows, shape.num_requests
-        *starts, _ = _offsets_of(rows, requests)
-        lengths = (rows, rows, requests, requests, requests + 1)
-        sections = zip(starts, lengths, strict=True)
-        return _Views(*(self._packed_rows[start : start + n] for start, n in sections))
+        return shape, traits
 
     @torch.inference_mode()
-    def _run(self, shape: PassShape) -> None:
-        views = self._views(shape)
-        logits = self._forward(shape, views)
-        if shape.kind is PassKind.VERIFY:
-            self._verify(logits, shape, views)
-            return
-        rows = self._sampling.rows(
-            self._state, views.request_slots, views.last_offsets, shape.traits, self._vocab_size
-        )
+    def _run(self, shape: RowShape, traits: SamplingTraits) -> None:
+        part = {name: self._packed_rows[where] for name, where in shape.sections.items()}
+        logits = self._forward(shape, part)
+        if shape.kind in (PassKind.FIRST_DRAFT, PassKind.DRAFT):
+            slots, offsets = part["request_slots"], part["last_offsets"]
+        elif shape.kind is PassKind.VERIFY:
+            slots, offsets = part["slots"], part["offsets"]
+        else:
+            slots, offsets = part["sample_slots"], part["sample_offsets"]
+        rows = self._sampling.rows(self._state, slots, offsets, traits, self._vocab_size)
         sampled = gumbel_sample(logits, rows)
-        place_drafts(self._state, sampled.token_ids, views.request_slots, views.last_offsets)
+        if self._verifies:
+            self._commit(sampled, shape, traits, part)
+        else:
+            place_drafts(self._state, sampled.token_ids, slots, offsets)
 
-    def _forward(self, shape: PassShape, views: _Views) -> torch.Tensor:
+    def _forward(self, shape: RowShape, part: _Part) -> torch.Tensor:
         """Run the model; returns the logits that are sampled, in the model's own type."""
         loaded, storage, state = self._runner.loaded, self._runner.storage, self._state
         device = loaded.device
         like = torch.empty(shape.num_rows, dtype=torch.int64, device=device)
         seq_lens = torch.empty(shape.num_requests, dtype=torch.int32, device=device)
         inputs = PassInputs(like, torch.empty_like(like), torch.empty_like(like), seq_lens)
-        rows = PassRows(views.slots, views.offsets, views.request_slots, views.last_offsets)
         prepare_rows(
             state,
-            rows,
+            PassRows(part["slots"], part["offsets"], part["request_slots"], part["last_offsets"]),
             inputs,
             block_size=storage.block_size,
             last_token_id=loaded.vocab_size - 1,
         )
+        token_ids = inputs.token_ids
+        is_mixed = shape.kind is PassKind.MIXED
+        if is_mixed:
+            given = part["given"]
+            known = given.clamp(max=loaded.vocab_size - 1).long()
+            token_ids = torch.where(given == FROM_STATE, token_ids, known)
         layout = PagedLayout(
-            block_tables=state.block_tables.index_select(0, views.request_slots),
-            cu_seqlens_q=views.bounds,
+            block_tables=state.block_tables.index_select(0, part["request_slots"]),
+            cu_seqlens_q=part["bounds"],
             seq_lens=inputs.seq_lens,
             block_size=storage.block_size,
             num_tokens=shape.num_rows,
@@ -264,31 +189,36 @@ class DevicePass:
             max_seq_len=self.max_seq_len,
         )
         every = 2 if shape.kind is PassKind.FIRST_DRAFT else 1
-        logits_rows = torch.arange(every - 1, shape.num_rows, every, device=device)
         return forward_packed(
             loaded,
             storage,
-            inputs.token_ids,
+            token_ids,
             inputs.positions,
             inputs.slot_mapping,
             layout,
-            logits_rows,
+            part["sample_rows"].long()
+            if is_mixed
+            else torch.arange(every - 1, shape.num_rows, every, device=device),
             as_float=False,
+            is_padded=is_mixed,
         )
 
-    def _verify(self, logits: torch.Tensor, shape: PassShape, views: _Views) -> None:
-        rows = self._sampling.rows(
-            self._state, views.slots, views.offsets, shape.traits, self._vocab_size
-        )
-        sampled = gumbel_sample(logits, rows)
-        num_drafts = views.last_offsets
+    def _commit(
+        self, sampled: SampledRows, shape: RowShape, traits: SamplingTraits, part: _Part
+    ) -> None:
+        if shape.kind is PassKind.MIXED:
+            slots, num_drafts = part["sampling_slots"], part["num_drafts"]
+            starts = part["sample_starts"][:-1]
+        else:
+            slots, num_drafts = part["request_slots"], part["last_offsets"]
+            starts = part["bounds"][:-1]
         limits: torch.Tensor | None = None
         if self._dice is not None:
             limits = torch.empty_like(num_drafts)
             synthetic_limits(
                 self._dice,
                 self._state.num_tokens,
-                views.request_slots,
+                slots,
                 num_drafts,
                 limits,
                 max_drafts=self._state.max_drafts,
@@ -297,15 +227,8 @@ class DevicePass:
             self._state,
             sampled.token_ids,
             sampled.is_invalid,
-            VerifiedRequests(views.request_slots, views.bounds[:-1], num_drafts),
+            VerifiedRequests(slots, starts, num_drafts),
             self._packed_output[: shape.num_requests],
             accepted_limits=limits,
-            output_counts=self._sampling.output_counts if shape.traits.has_penalties else None,
+            output_counts=self._sampling.output_counts if traits.has_penalties else None,
         )
-
-
-def _offsets_of(num_rows: int, num_requests: int) -> list[int]:
-    """Give where the sections of the packed buffer begin, and where the last one ends."""
-    lengths = (num_rows, num_rows, num_requests, num_requests, num_requests + 1)
-    padded = (-(-length // _ALIGNMENT) * _ALIGNMENT for length in lengths)
-    return [0, *accumulate(padded)]

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from engine.config import EAGER, EngineConfig
 from engine.model.loader import LoadedModel
 from engine.runner.buckets import buckets_up_to, round_up
+from engine.runner.device_pass import MOST_RECORDED_ROWS
 from engine.runner.loop_setup import decodes_ahead
 from engine.sampling_params import MAX_DRAFT_TOKENS
 
@@ -45,18 +46,24 @@ def decode_loop_bytes(
     held = (num_seqs + 1) * (tables + 4 * max_blocks + _SLOT_BYTES)
     if config.runner.graphs == EAGER:
         return held
-    rows = round_up(num_seqs * (config.speculation.num_draft_tokens + 1))
-    logits = rows * target.vocab_size * target.dtype.itemsize
+    verified = round_up(num_seqs * (config.speculation.num_draft_tokens + 1))
+    logits = verified * target.vocab_size * target.dtype.itemsize
     # Graphs share one pool, apart from everybody else's, so the largest pass counts once more.
-    activations = pass_bytes * rows // config.scheduler.max_num_batched_tokens
+    most_rows = max(verified, _recorded_prompt_rows(config))
+    activations = pass_bytes * most_rows // config.scheduler.max_num_batched_tokens
     return held + logits + activations + expected_graphs(config, len(models)) * _GRAPH_BYTES
 
 
 def expected_graphs(config: EngineConfig, num_models: int) -> int:
-    """Count the recordings of batches in which everybody drafts as much as may be, or nothing."""
+    """Count recordings: everybody drafts as much as may be, or nothing; prompts of any length."""
     drafts = config.speculation.num_draft_tokens > 0
     verify_passes = 2 if drafts else 1
     # A draft's first pass has a shape of its own.
     draft_passes = 2 if drafts and num_models > 1 else 0
     num_buckets = len(buckets_up_to(config.scheduler.max_num_seqs))
-    return num_buckets * (verify_passes + draft_passes) * _NUM_TRAITS
+    with_prompts = len(buckets_up_to(_recorded_prompt_rows(config))) * num_models
+    return (num_buckets * (verify_passes + draft_passes) + with_prompts) * _NUM_TRAITS
+
+
+def _recorded_prompt_rows(config: EngineConfig) -> int:
+    return min(MOST_RECORDED_ROWS, config.scheduler.max_num_batched_tokens)

@@ -64,9 +64,9 @@ def make_decode_loop(
     state = allocate_decode_state(num_seqs, MAX_DRAFT_TOKENS, max_blocks, device)
     vocab_size = target.loaded.vocab_size
     sampling = SamplingState(num_seqs + 1, vocab_size, device, queue)
-    dice = _dice_of(config.speculation.acceptance_rates, sampling, device)
-    # The first draft pass has two rows of each request.
-    max_rows = max(2 * num_seqs, config.scheduler.max_num_batched_tokens)
+    dice = _make_dice(config, sampling, device)
+    # The first draft pass has two rows of each request that decodes, beside the prompts.
+    max_rows = 2 * num_seqs + config.scheduler.max_num_batched_tokens
     passes = [
         DevicePass(
             runner,
@@ -77,6 +77,7 @@ def make_decode_loop(
             max_rows=max_rows,
             max_seq_len=max_model_len,
             vocab_size=vocab_size,
+            verifies=runner is target,
             dice=dice,
         )
         for runner in (target, draft)
@@ -89,16 +90,15 @@ def make_decode_loop(
         passes[0],
         passes[1] if draft is not None else None,
         draft_lags=draft is not None and draft.storage is not target.storage,
+        draft_max_len=max_model_len if draft is None else draft.loaded.max_model_len,
     )
     if config.runner.graphs == FULL:
         loop.record(config.speculation.num_draft_tokens)
     return loop
 
 
-def _dice_of(
-    rates: tuple[float, ...], sampling: SamplingState, device: torch.device
-) -> Dice | None:
-    """Make the dice of a synthetic acceptance; None where the target accepts."""
+def _make_dice(config: EngineConfig, sampling: SamplingState, device: torch.device) -> Dice | None:
+    rates = config.speculation.acceptance_rates
     if not rates:
         return None
     # Other rates may be set later, for as many places as there can be.

@@ -13,7 +13,12 @@ from engine.config import EngineConfig
 from engine.config_files import apply_options
 from engine.errors import ConfigError
 from engine.model.loader import LoadedModel, from_model
-from engine.runner.attention_setup import attend_by, choose_attention, installed_backends
+from engine.runner.attention_setup import (
+    attend_by,
+    choose_attention,
+    installed_backends,
+    makers_for,
+)
 from kernels.attention_backends import AttentionBackend, AttentionKind, PassClass
 from kernels.paged_attention import paged_attention
 from tests.kernels.test_attention_choice import FAST_TWIN, FakeTimer, Twin
@@ -95,8 +100,15 @@ def test_only_what_is_there_and_wanted_is_tried() -> None:
     assert installed_backends("auto", makers) == [twin]
     assert installed_backends("triton", makers) == []
     assert installed_backends("twin", makers) == [twin]
-    with pytest.raises(ConfigError, match="attention_backend: other is not there: no such package"):
+    with pytest.raises(ConfigError, match="attention_backend: other cannot be used: no such pack"):
         installed_backends("other", makers)
+
+
+def test_flashinfer_is_for_steps_that_wait_for_the_host() -> None:
+    device = torch.device("cuda")
+    makers = makers_for(settings("flashinfer"), device)
+    with pytest.raises(ConfigError, match="flashinfer cannot be used: .* give --decode-ahead off"):
+        installed_backends("flashinfer", makers)
 
 
 @pytest.mark.parametrize("backend", ["triton", "torch", "flashinfer"])

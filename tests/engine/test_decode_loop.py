@@ -103,6 +103,28 @@ def test_steps_are_launched_before_the_ones_in_front_of_them_are_read(
     assert core.stats().num_graphs == graphs.num_graphs
 
 
+@pytest.mark.parametrize("budget", [16, 512])
+def test_prompts_join_while_others_are_under_way(budget: int, late_core: MakeCore) -> None:
+    prompts = random_prompts(4, low=30, high=60)
+    expected = generate(make_core(tiny_llama()), prompts, greedy(40))
+    core = late_core(tiny_llama(), cousin(), speculation=2, max_num_batched_tokens=budget)
+    add(core, prompts[0], greedy(40), "r0")
+    deltas = {f"r{index}-0": [] for index in range(4)}
+    was_ahead = []
+    for number in range(60):
+        if number in (8, 10, 12):
+            add(core, prompts[number // 2 - 3], greedy(40), f"r{number // 2 - 3}")
+        for delta in core.step():
+            deltas[delta.request_id] += delta.new_token_ids
+        was_ahead.append(core._under_way is not None)
+        if not core.has_unfinished:
+            break
+    # While the prompts come and are computed, nobody waits for the device. Drafts that prompts
+    # left no room for are caught up with tokens that have to be known.
+    assert all(was_ahead[8 : 17 if budget == 16 else 20])
+    assert list(deltas.values()) == expected
+
+
 def test_drafts_are_accepted_as_without_the_loop(late_core: MakeCore) -> None:
     pair = tiny_llama(), cousin()
     plain, late = make_core(*pair, speculation=3), late_core(*pair, speculation=3)

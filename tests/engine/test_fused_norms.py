@@ -12,6 +12,7 @@ from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
 
 from engine import model_pair
 from engine.config import ModelConfig
+from engine.model import compiled
 from engine.model.fused_gates import FusedGate, fuse_gates
 from engine.model.fused_norms import FusedNorm, fuse_norms
 from engine.model.loader import from_model
@@ -137,13 +138,13 @@ def num_replaced(model: nn.Module) -> int:
 
 
 def test_only_gpus_whose_layers_are_not_compiled_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    compiled: list[object] = []
-    monkeypatch.setattr(model_pair, "compile_layers", compiled.append)
+    seen: list[object] = []
+    monkeypatch.setattr(compiled, "compile_layers", seen.append)
     on_cpu = from_model(tiny_llama())
     model_pair.compile_if_asked(ModelConfig(compile="off"), on_cpu)
     as_if_on_gpu = replace(on_cpu, device=torch.device("cuda"))
     model_pair.compile_if_asked(ModelConfig(), as_if_on_gpu)
-    assert compiled == [as_if_on_gpu]
+    assert seen == [as_if_on_gpu]
     assert num_replaced(on_cpu.model) == 0
     model_pair.compile_if_asked(ModelConfig(compile="off"), as_if_on_gpu)
     assert num_replaced(as_if_on_gpu.model) == 5 + 2

@@ -14,6 +14,7 @@ from engine.kv_cache.storage import bytes_per_block
 from engine.model.loader import LoadedModel, from_model
 from engine.runner import memory
 from engine.runner.buckets import buckets_up_to
+from engine.runner.device_pass import MOST_RECORDED_ROWS
 from engine.runner.loop_memory import decode_loop_bytes, expected_graphs
 from engine.runner.loop_setup import make_decode_loop
 from engine.runner.memory import num_kv_cache_blocks, sampling_bytes
@@ -63,20 +64,29 @@ def test_tables_hold_what_a_loop_allocates() -> None:
 
 def test_graphs_keep_the_largest_passes_logits_and_activations() -> None:
     lazy, eager = loop_bytes(max_num_batched_tokens=8), loop_bytes(graphs="eager")
-    graphs = expected_graphs(settings(), 1)
-    rest = lazy - eager - 4 * VOCAB * 4 - PASS_BYTES * 4 // 8
+    graphs = expected_graphs(settings(max_num_batched_tokens=8), 1)
+    # Passes with prompts have all of the 8 tokens.
+    rest = lazy - eager - 4 * VOCAB * 4 - PASS_BYTES
     assert rest > 0
     assert rest % graphs == 0
     more_rows = loop_bytes(draft="ngram", speculation=3, max_num_batched_tokens=8)
-    assert more_rows - lazy >= 12 * VOCAB * 4 + PASS_BYTES * 12 // 8
+    # Each of four requests has up to three drafts more to verify: 16 rows in all.
+    assert more_rows - lazy >= 12 * VOCAB * 4 + PASS_BYTES * 8 // 8
 
 
 def test_graphs_are_expected_for_every_bucket_pass_and_way_of_sampling() -> None:
-    num_buckets = len(buckets_up_to(4))
-    assert expected_graphs(settings(), 1) == num_buckets * 2
-    speculating = settings(draft="org/draft", speculation=3)
-    assert expected_graphs(speculating, 1) == num_buckets * 2 * 2
-    assert expected_graphs(speculating, 2) == num_buckets * 4 * 2
+    num_buckets, of_prompts = len(buckets_up_to(4)), len(buckets_up_to(100))
+    small = settings(max_num_batched_tokens=100)
+    assert expected_graphs(small, 1) == (num_buckets + of_prompts) * 2
+    speculating = settings(max_num_batched_tokens=100, draft="org/draft", speculation=3)
+    assert expected_graphs(speculating, 1) == (num_buckets * 2 + of_prompts) * 2
+    assert expected_graphs(speculating, 2) == (num_buckets * 4 + of_prompts * 2) * 2
+
+
+def test_prompts_longer_than_what_is_recorded_count_as_much() -> None:
+    of_prompts = len(buckets_up_to(MOST_RECORDED_ROWS))
+    expected = (len(buckets_up_to(4)) + of_prompts) * 2
+    assert expected_graphs(settings(max_num_batched_tokens=8192), 1) == expected
 
 
 @pytest.mark.parametrize("graphs", ["eager", "lazy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from pathlib import Path
 from typing import Any
@@ -167,9 +168,11 @@ def test_random_weights_of_a_checkpoint_are_made_the_same_way(tmp_path: Path) ->
 
 @pytest.mark.gpu
 def test_sixteen_gigabytes_are_there_in_seconds() -> None:
-    begin = time.perf_counter()
+    gc.collect()
+    torch.cuda.empty_cache()
+    before, begin = torch.cuda.memory_reserved(), time.perf_counter()
     loaded = load_shape("llama-3.1-8b", device=torch.device("cuda"))
     torch.cuda.synchronize()
     assert time.perf_counter() - begin < 20
     assert loaded.weight_bytes == pytest.approx(16.06e9, rel=0.01)
-    assert torch.cuda.memory_reserved() < 1.1 * loaded.weight_bytes
+    assert torch.cuda.memory_reserved() - before < 1.1 * loaded.weight_bytes

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from engine.errors import ModelLoadError
 from engine.model import streamed_weights
-from engine.model.loader import load_model
+from engine.model.loader import from_model, load_model
 from engine.model.safetensors_files import stored_tensors
+from engine.model.shapes import load_shape
 from engine.model.streamed_weights import load_streamed
 from tests.parity.families import FAMILIES, build_family
 from tests.tiny_models import tiny_llama
@@ -93,11 +94,11 @@ def test_auto_is_the_dtype_of_the_configuration(folder: Path, tmp_path: Path) ->
     assert model.dtype is torch.float16
 
 
-def test_the_loader_streams_and_keeps_the_ends_of_answers(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
-    assert load_model(str(folder), device=DEVICE).eos_token_ids == (5, 9)
+def test_answers_end_where_the_checkpoint_says(folder: Path) -> None:
+    model = streamed(folder)
+    assert model is not None
+    assert model.generation_config.eos_token_id == [5, 9]
+    assert from_model(model).eos_token_ids == (5, 9)
 
 
 def with_tensors(folder: Path, change: str) -> None:
@@ -166,3 +167,20 @@ def test_a_hub_id_is_read_from_the_cache(
     assert model is not None
     assert asked == [("some/model", "config.json", "0" * 40)]
     assert_same(model, build_family("qwen3"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_a_gpu_gets_every_piece_through_pinned_memory(
+    dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = {"hidden_size": 512, "intermediate_size": 1024, "vocab_size": 4096}
+    shape = load_shape(
+        "llama-3.1-8b", dtype="bfloat16", device=torch.device("cpu"), layers=4, fields=fields
+    )
+    shape.model.save_pretrained(tmp_path, max_shard_size="8MB")
+    expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype)
+    monkeypatch.setattr(streamed_weights, "_PIECE_BYTES", 2**16)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
+    loaded = load_model(str(tmp_path), dtype=dtype, device=torch.device("cuda"))
+    assert_same(loaded.model, expected)

@@ -18,8 +18,15 @@ def case(dtype: str, heads: int, dim: int) -> HopperCase:
             "slot_mapping": "*i64",
             **dict.fromkeys(STRIDES, "i32"),
         },
-        constants={"NUM_HEADS": heads, "HEAD_DIM": dim, "VALUE_DIM": dim, "BLOCK": 1024},
+        constants={
+            "NUM_HEADS": heads,
+            "HEAD_DIM": dim,
+            "VALUE_DIM": dim,
+            "BLOCK": 1024,
+            "OVERLAPS": True,
+        },
         aligned=(*TENSORS, "slot_mapping", *STRIDES),
+        options={"launch_pdl": True},
     )
 
 

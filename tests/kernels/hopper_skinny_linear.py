@@ -11,17 +11,19 @@ LAYERS = [(6144, 4096), (28672, 4096), (4096, 14336), (128256, 4096)]
 
 def case(config: SkinnyConfig, rows: int, depth: int, dtype: str = "bf16") -> HopperCase:
     """A kernel for so many (padded) rows and such a depth."""
+    if config.kind == "vector":
+        return vector_case(config, depth, dtype)
     part = -(-depth // (config.split_k * config.block_k)) * config.block_k
     pointers = dict.fromkeys(("x", "weight", "bias"), f"*{dtype}")
     output = "*fp32" if config.split_k > 1 else f"*{dtype}"
     integers = dict.fromkeys(("num_rows", "num_columns", "x_stride", "weight_stride"), "i32")
     return HopperCase(
-        kernel=vector_kernel if config.kind == "vector" else dot_kernel,
+        kernel=dot_kernel,
         signature={**pointers, "output": output, **integers},
         constants={
             "DEPTH": depth,
             "PART": part,
-            "ROWS": rows if config.kind == "vector" else max(16, rows),
+            "ROWS": max(16, rows),
             "BLOCK_N": config.block_n,
             "BLOCK_K": config.block_k,
             "IS_EVEN": part * config.split_k == depth,
@@ -34,19 +36,40 @@ def case(config: SkinnyConfig, rows: int, depth: int, dtype: str = "bf16") -> Ho
     )
 
 
+def vector_case(config: SkinnyConfig, depth: int, dtype: str) -> HopperCase:
+    """The kernel for one row."""
+    pointers = dict.fromkeys(("x", "weight", "bias", "output"), f"*{dtype}")
+    integers = dict.fromkeys(("num_columns", "depth", "weight_stride"), "i32")
+    return HopperCase(
+        kernel=vector_kernel,
+        signature={**pointers, **integers},
+        constants={
+            "BLOCK_N": config.block_n,
+            "BLOCK_K": config.block_k,
+            "IS_EVEN": depth % config.block_k == 0,
+            "HAS_BIAS": False,
+            "OVERLAPS": True,
+        },
+        aligned=(*pointers, *integers),
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        options={"launch_pdl": True},
+    )
+
+
 def chosen() -> list[HopperCase]:
     """What the choice gives for every layer, each specialisation once."""
     keys = {
         (choose_config(rows, *layer), rows, layer[1])
         for layer in LAYERS
-        for rows in (1, 2, 4, 16, 32, 64)
+        for rows in (1, 16, 32, 64)
     }
     return [case(*key) for key in sorted(keys, key=str)]
 
 
 def most_rows(config: SkinnyConfig) -> int:
     """With how many rows a candidate needs most."""
-    return max(rows for rows in (4, 16, 32, 64) if config in candidates(rows))
+    return max(rows for rows in (1, 16, 32, 64) if config in candidates(rows))
 
 
 CASES = [

@@ -1,0 +1,40 @@
+"""A step while the scheduler puts it together: what it holds and may still hold; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.request import Request
+from engine.step import ScheduledRequest, SchedulerOutput
+
+
+@dataclass(slots=True)
+class StepInMaking:
+    """A step being put together.
+
+    Attributes:
+        budget: tokens that may still be given out.
+        shares: what was given, by request id.
+        preempted: requests that lost their blocks.
+    """
+
+    budget: int
+    shares: dict[str, ScheduledRequest] = field(default_factory=dict)
+    preempted: list[Request] = field(default_factory=list)
+
+    def take(self, num_tokens: int) -> int:
+        """Spend as much of the budget as is there; returns how much."""
+        taken = min(num_tokens, self.budget)
+        self.budget -= taken
+        return taken
+
+    def drop(self, request: Request) -> None:
+        """Take back what a request was given."""
+        share = self.shares.pop(request.request_id, None)
+        if share is not None:
+            self.budget += share.num_tokens + share.num_draft_tokens + share.num_catch_up_tokens
+
+    def output(self) -> SchedulerOutput:
+        """Give the step; those that decode come first."""
+        by_kind = sorted(self.shares.values(), key=lambda share: share.num_tokens > 1)
+        return SchedulerOutput(by_kind, self.preempted)
