@@ -1,7 +1,7 @@
 """FlashInfer's paged attention (Ye et al., 2501.01005) as a backend, where it is installed.
 
-It plans a pass on the host before it runs it, so it serves prompts of synchronous steps, whose layout
-the host knows. A pass is planned once for all layers of a kind.
+It plans a pass on the host before it runs it, so it serves prompts of synchronous steps, whose
+layout the host knows. A pass is planned once for all layers of a kind.
 """
 
 from __future__ import annotations
