@@ -243,6 +243,8 @@ def made_up_inputs(
         torch.full((num_seqs,), num_keys, dtype=torch.int32),
     )
     is_prefill = pass_class is PassClass.PREFILL
+    # A decode loop's requests have their tables in any order.
+    table_rows = torch.arange(num_seqs, dtype=torch.int32, device=sizes.device).flip(0)
     layout = PagedLayout(
         host.block_tables.to(sizes.device),
         host.cu_seqlens_q.to(sizes.device),
@@ -251,6 +253,10 @@ def made_up_inputs(
         num_seqs * num_rows,
         num_rows,
         num_keys if is_prefill else sizes.max_seq_len,
+        # As decode loops have them: requests in any order of their tables.
+        table_rows=None
+        if is_prefill
+        else torch.arange(num_seqs, device=sizes.device).flip(0).int(),
         host=host if is_prefill else None,
     )
     query = random(num_seqs * num_rows, kind.num_heads, kind.head_dim)

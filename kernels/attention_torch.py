@@ -60,6 +60,9 @@ class TorchAttention:
         """Attend; see `AttentionBackend`."""
         # Torch counts the older keys that a row sees, and ours the row itself as well.
         older = -1 if sliding_window is None else sliding_window - 1
+        tables = layout.block_tables
+        if layout.table_rows is not None:
+            tables = tables.index_select(0, layout.table_rows)
         attended = self._varlen_attn(
             query,
             key_cache,
@@ -67,12 +70,12 @@ class TorchAttention:
             layout.cu_seqlens_q,
             None,
             layout.max_query_len,
-            layout.block_tables.shape[1] * layout.block_size,
+            tables.shape[1] * layout.block_size,
             scale=scaling,
             window_size=(older, 0),
             enable_gqa=True,
             seqused_k=layout.seq_lens,
-            block_table=layout.block_tables,
+            block_table=tables,
         )
         assert isinstance(attended, torch.Tensor), "nothing but the output was asked for"
         return attended

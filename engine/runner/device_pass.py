@@ -180,13 +180,14 @@ class DevicePass:
             known = given.clamp(max=loaded.vocab_size - 1).long()
             token_ids = torch.where(given == FROM_STATE, token_ids, known)
         layout = PagedLayout(
-            block_tables=state.block_tables.index_select(0, part["request_slots"]),
+            block_tables=state.block_tables,
             cu_seqlens_q=part["bounds"],
             seq_lens=inputs.seq_lens,
             block_size=storage.block_size,
             num_tokens=shape.num_rows,
             max_query_len=shape.max_query_len,
             max_seq_len=self.max_seq_len,
+            table_rows=part["request_slots"],
         )
         every = 2 if shape.kind is PassKind.FIRST_DRAFT else 1
         return forward_packed(
