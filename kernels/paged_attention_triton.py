@@ -26,8 +26,9 @@ from kernels.paged_layout import PagedLayout
 # element, a request's rows are cut into tiles.
 MAX_SHARED_ENTRIES = {2: 128, 4: 32}
 # Up to this many bytes of partial results, the program that comes last adds them up; more are
-# added up by a kernel of their own, on many multiprocessors.
-MOST_BYTES_IN_PLACE = 98304
+# added up by a kernel of their own, on many multiprocessors. 96 KiB should pay; no GPU has yet said
+# so, and until then it stays the kernel of its own, which one has run.
+MOST_BYTES_IN_PLACE = 0
 MANY_MERGES = 512
 # Fewer requests, one apart, are no kernel of their own.
 FEWEST_BLOCK_REQUESTS = 64
