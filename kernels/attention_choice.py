@@ -253,10 +253,7 @@ def made_up_inputs(
         num_seqs * num_rows,
         num_rows,
         num_keys if is_prefill else sizes.max_seq_len,
-        # As decode loops have them: requests in any order of their tables.
-        table_rows=None
-        if is_prefill
-        else torch.arange(num_seqs, device=sizes.device).flip(0).int(),
+        table_rows=None if is_prefill else table_rows,
         host=host if is_prefill else None,
     )
     query = random(num_seqs * num_rows, kind.num_heads, kind.head_dim)
