@@ -1,6 +1,6 @@
 """Where packed query rows find their keys, as tensors on the device: what a GPU kernel reads.
 
-Nothing here is read back to the host, so a layout can live in buffers that a CUDA graph replays
+Nothing here is read back from the device, so a layout can live in buffers that a CUDA graph replays
 over. Knows shapes and upper bounds; `attention_plan.py` is its twin with everything on the host.
 """
 
@@ -9,6 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class HostLayout:
+    """What a layout holds, on the host, for those who plan there; see `PagedLayout`."""
+
+    block_tables: torch.Tensor
+    cu_seqlens_q: torch.Tensor
+    seq_lens: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,6 +42,8 @@ class PagedLayout:
             itself. Bit j of a row says whether it sees the request's j-th row (of at most 63);
             all keys before the request's first row are seen in any case.
         table_rows: [num_requests] int32, row of `block_tables` of each request; None = in order.
+        host: tables in the order of the requests, bounds and lengths on the host, where it knew
+            them; None where a pass finds them in buffers of the device.
     """
 
     block_tables: torch.Tensor
@@ -44,3 +55,4 @@ class PagedLayout:
     max_seq_len: int
     tree_masks: torch.Tensor | None = None
     table_rows: torch.Tensor | None = None
+    host: HostLayout | None = None

@@ -28,6 +28,7 @@ from engine.model import fused_projections
 from engine.model.attention import (
     PAGED_ATTENTION,
     PROBE_ATTENTION,
+    Attend,
     AttentionCall,
     ProbeContext,
     mask_function_of,
@@ -38,6 +39,8 @@ from engine.model.linear import use_few_rows_linear
 from engine.model.packed_weights import has_memory_for
 from engine.model.random_weights import random_model
 from engine.model.streamed_weights import load_streamed
+from kernels.attention_backends import AttentionKind
+from kernels.paged_attention import paged_attention
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +65,8 @@ class LoadedModel:
         device: where the weights are.
         weight_bytes: size of parameters and buffers.
         keeps_logits: whether the model can compute the logits of some rows alone.
+        attention_kinds: how each layer attends, in layer order.
+        attend: what computes attention; our own kernels unless somebody is faster.
     """
 
     model: PreTrainedModel
@@ -76,6 +81,8 @@ class LoadedModel:
     device: torch.device
     weight_bytes: int
     keeps_logits: bool
+    attention_kinds: list[AttentionKind]
+    attend: Attend = paged_attention
 
 
 def load_model(
@@ -175,6 +182,7 @@ def from_model(
         device=model.device,
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+        attention_kinds=[_kind_of(call) for call in calls],
     )
 
 
@@ -333,6 +341,18 @@ def _kv_spec(call: AttentionCall) -> LayerKVSpec:
         num_kv_heads=call.key.shape[1],
         head_dim=head_dim,
         value_head_dim=None if value_head_dim == head_dim else value_head_dim,
+    )
+
+
+def _kind_of(call: AttentionCall) -> AttentionKind:
+    return AttentionKind(
+        num_heads=call.query.shape[1],
+        num_kv_heads=call.key.shape[1],
+        head_dim=call.query.shape[2],
+        value_head_dim=call.value.shape[2],
+        sliding_window=call.sliding_window,
+        has_softcap=call.softcap is not None,
+        has_sinks=call.sinks is not None,
     )
 
 
