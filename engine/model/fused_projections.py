@@ -76,7 +76,7 @@ class _Leading(_Member):
     """The projection that is called first, and computes for all.
 
     Attributes:
-        fused_weight: [sum of out_features, in_features]; None where the reordered one does alone.
+        fused_weight: [sum of out_features, in_features]; None where it was reordered.
         packed: the same, reordered for a CPU; None elsewhere.
         fused_bias: [sum of out_features], or None.
         sizes: out_features of each member.
@@ -104,7 +104,7 @@ class _Leading(_Member):
 
     def _multiply(self, input: torch.Tensor) -> torch.Tensor:
         if self.fused_weight is not None:
-            return linear(input, self.fused_weight, self.fused_bias, self.packed)
+            return linear(input, self.fused_weight, self.fused_bias)
         if self.packed is not None and not torch.compiler.is_compiling():
             return self.packed.multiply(input, self.fused_bias)
         members = self.group.members
@@ -178,7 +178,7 @@ def _fuse(members: list[nn.Linear], *, packs: bool) -> None:
     has_bias = members[0].bias is not None
     fused_bias = torch.cat([member.bias for member in members]) if has_bias else None
     packed = pack(fused) if packs and can_pack(fused) else None
-    if packed is None or not packed.serves_one_row:
+    if packed is None:
         _share(members, fused, fused_bias, sizes)
     for index, member in enumerate(members):
         member.__class__ = _Member if index else _Leading
@@ -186,8 +186,7 @@ def _fuse(members: list[nn.Linear], *, packs: bool) -> None:
         member.group, member.index = group, index
     leading = members[0]
     assert isinstance(leading, _Leading), "its class has just been set"
-    is_alone = packed is not None and packed.serves_one_row
-    leading.fused_weight, leading.packed = None if is_alone else fused, packed
+    leading.fused_weight, leading.packed = None if packed is not None else fused, packed
     leading.fused_bias, leading.sizes = fused_bias, sizes
     _give_back(fused)
 

@@ -64,9 +64,8 @@ def linear(
         [..., out_features].
     """
     if packed is not None and not torch.compiler.is_compiling():
-        if packed.serves_one_row or x.numel() > x.shape[-1]:
-            return packed.multiply(x, bias)
-    elif is_suited(weight):
+        return packed.multiply(x, bias)
+    if is_suited(weight):
         product: torch.Tensor = torch.ops.outdraft_linear.multiply(x, weight, bias)
         return product
     return functional.linear(x, weight, bias)

@@ -1,9 +1,9 @@
 """Weights of linear layers as a CPU's matrix kernels want them: reordered once, at load.
 
 oneDNN multiplies a few rows with a reordered weight for the price of one, where the product of a
-plain one is many times as slow; how many, `benchmarks/results/` tells. The plain weight stays: it
-is what one row is multiplied with where it is small, and what everybody else reads. On disk it is
-the file that it was mapped from, so the reordered copy is all that takes memory.
+plain one is many times as slow. One row gains, too, unless its weights lie in the nearest cache.
+The plain weight stays for whoever reads it. As a rule it is mapped from its file, so the reordered
+copy is all that takes memory.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ logger = logging.getLogger(__name__)
 _DTYPES = (torch.float32, torch.bfloat16)
 # The layout hardly depends on it, as long as it is more than one.
 _EXPECTED_ROWS = 16
-# Below, one row of float32 is faster with the plain weight.
-_FEWEST_ELEMENTS_FOR_ONE_ROW = 2**20
 # Reordered weights leave so much of the free memory to everything else.
 _MEMORY_SHARE = 0.5
 
@@ -31,12 +29,10 @@ class PackedWeight:
     """A reordered weight.
 
     Attributes:
-        packed: of no shape that torch knows; oneDNN's own.
-        serves_one_row: whether a single row is best multiplied with it, too.
+        packed: in an order of oneDNN's own.
     """
 
     packed: torch.Tensor
-    serves_one_row: bool
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Compute x @ weight^T + bias.
@@ -64,13 +60,7 @@ def can_pack(weight: torch.Tensor) -> bool:
 
 def pack(weight: torch.Tensor) -> PackedWeight:
     """Reorder a weight [out_features, in_features]; it is not changed."""
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _EXPECTED_ROWS)
-    return PackedWeight(packed, serves_one_row(weight))
-
-
-def serves_one_row(weight: torch.Tensor) -> bool:
-    """Whether a single row is best multiplied with the reordered weight."""
-    return weight.dtype != torch.float32 or weight.numel() >= _FEWEST_ELEMENTS_FOR_ONE_ROW
+    return PackedWeight(torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _EXPECTED_ROWS))
 
 
 def has_memory_for(model: nn.Module) -> bool:
