@@ -16,8 +16,8 @@ import torch
 MAX_BATCHED_ROWS = 64
 ROWS_PER_PIECE = 256
 SHORTEST_LENGTH_CLASS = 256
-# Keys of a batch are gathered before they are attended to, and masked. More than these fall out of a
-# core's cache in between; long contexts are faster one by one, without a mask and, in consecutive
+# Keys of a batch are gathered before they are attended to, and masked. More than these fall out of
+# a core's cache in between; long contexts are faster one by one, without a mask and, in consecutive
 # blocks, read where they lie.
 MOST_GATHERED_KEYS = 8192
 LONG_CONTEXT = 512
