@@ -79,8 +79,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     else:
         loads, x_label = _loads(args)
         count = max(load.num_requests for load in loads)
-        form = args.prompts or CHAT
-        prompts = prompt_set(form, args.data or SHARED / "data", count, args.seed)
+        prompts = prompt_set(_form(args), args.data or SHARED / "data", count, args.seed)
     if prompts.prompt_tokens and args.max_tokens is not None:
         raise ConfigError(f"max-tokens: {prompts.name} says how long answers are.")
     body_of(prompts.asks[0], args.endpoint)
@@ -170,6 +169,10 @@ def _add_measure_flags(group: Any) -> None:
     )
 
 
+def _form(args: argparse.Namespace) -> str:
+    return CHAT if args.prompts is None else str(args.prompts)
+
+
 def _check_contradictions(args: argparse.Namespace) -> None:
     given = [name for name in ("concurrency", "rate", "trace") if getattr(args, name) is not None]
     if len(given) > 1:
@@ -178,8 +181,8 @@ def _check_contradictions(args: argparse.Namespace) -> None:
         raise ConfigError("trace-speed: there is no --trace.")
     if args.trace is not None and args.prompts is not None:
         raise ConfigError("prompts: contradicts --trace, whose prompts are made up to its lengths.")
-    if args.data is not None and not reads_data(args.prompts or CHAT):
-        raise ConfigError(f"data: prompts {args.prompts or CHAT} do not come from there.")
+    if args.data is not None and not reads_data(_form(args)):
+        raise ConfigError(f"data: prompts {_form(args)} do not come from there.")
     if args.url is None:
         for name in ("model_name", "api_key_env"):
             if getattr(args, name) is not None:
@@ -206,7 +209,7 @@ def _check_values(args: argparse.Namespace) -> None:
 
 def _loads(args: argparse.Namespace) -> tuple[list[Load], str]:
     if args.rate is None:
-        text = args.concurrency or _CONCURRENCY
+        text = _CONCURRENCY if args.concurrency is None else args.concurrency
         counts = _positive("concurrency", numbers("concurrency", text, int))
         streams = [int(count) for count in counts]
         return [
@@ -233,7 +236,7 @@ def _traced(args: argparse.Namespace) -> tuple[PromptSet, list[Load], str]:
     traced = read_trace(args.trace, args.requests or _TRACED)
     lengths = [(request.num_prompt_tokens, request.num_output_tokens) for request in traced]
     prompts = made_up(f"trace {args.trace.name}", lengths, args.seed)
-    speeds = numbers("trace-speed", args.trace_speed or "1", float)
+    speeds = numbers("trace-speed", "1" if args.trace_speed is None else args.trace_speed, float)
     loads = [
         Load(
             label=f"{speed:g}x the trace",

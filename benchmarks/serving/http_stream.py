@@ -108,6 +108,8 @@ def parse_target(url: str, headers: Mapping[str, str]) -> Target:
         port = -1
     if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
         raise ConfigError(f"url: {url!r} is no address such as http://127.0.0.1:8000.")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ConfigError("url: takes host, port and path alone; a key comes by --api-key-env.")
     path = parts.path.rstrip("/")
     is_secure = parts.scheme == "https"
     return Target(

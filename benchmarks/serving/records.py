@@ -28,6 +28,7 @@ class Record:
         end_s: when its reply ended.
         asked_tokens: `max_tokens`.
         failure: kind of the error; None = a whole answer came.
+        finish_reason: as the server said it; None = it did not.
         event_times_s: arrivals of the events that brought tokens.
         event_tokens: tokens of each of these, where the server said; else empty.
         num_prompt_tokens: by the server's usage; None = it told none.
@@ -42,6 +43,7 @@ class Record:
     end_s: float
     asked_tokens: int
     failure: str | None = None
+    finish_reason: str | None = None
     event_times_s: list[float] = field(default_factory=list)
     event_tokens: list[int] = field(default_factory=list)
     num_prompt_tokens: int | None = None
@@ -97,28 +99,36 @@ def read_reply(number: int, due_s: float, asked_tokens: int, reply: Reply) -> Re
 
 def _read_events(record: Record, reply: Reply) -> bool:
     """Read the events into the record; returns whether the answer came to its end."""
-    has_ended, told = False, []
-    for time_s, data in reply.events:
-        if data == _DONE:
-            return True
-        try:
-            event = json.loads(data)
-        except ValueError:
-            record.failure = "unreadable event"
-            return True
-        if "error" in event:
-            record.failure = "error in stream"
-            return True
-        before = record.num_output_tokens
-        _read_usage(record, event)
-        grows = (record.num_output_tokens or 0) > (before or 0)
-        choices = event.get("choices") or []
-        has_ended = has_ended or any(choice.get("finish_reason") for choice in choices)
-        if choices and (grows or any(map(_has_text, choices))):
-            record.event_times_s.append(time_s)
-            told.append(record.num_output_tokens)
-    record.event_tokens = _differences(told)
-    return has_ended
+    totals: list[int | None] = []
+    has_ended = any(
+        data == _DONE or _read_event(record, time_s, data, totals) for time_s, data in reply.events
+    )
+    record.event_tokens = _differences(totals)
+    return has_ended or record.finish_reason is not None
+
+
+def _read_event(record: Record, time_s: float, data: bytes, totals: list[int | None]) -> bool:
+    """Read one event; returns whether it is a failure, behind which nothing is read."""
+    try:
+        event = json.loads(data)
+    except ValueError:
+        event = None
+    if not isinstance(event, dict):
+        record.failure = "unreadable event"
+        return True
+    if event.get("error"):
+        record.failure = "error in stream"
+        return True
+    before = record.num_output_tokens
+    _read_usage(record, event)
+    grows = (record.num_output_tokens or 0) > (before or 0)
+    choices = event.get("choices") or []
+    for choice in choices:
+        record.finish_reason = choice.get("finish_reason") or record.finish_reason
+    if choices and (grows or any(map(_has_text, choices))):
+        record.event_times_s.append(time_s)
+        totals.append(record.num_output_tokens)
+    return False
 
 
 def _read_usage(record: Record, event: Mapping[str, Any]) -> None:
