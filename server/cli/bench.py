@@ -1,22 +1,49 @@
-"""`outdraft bench`: measurements on this machine, with these models."""
+"""`outdraft bench`: measurements on this machine, with these models, or of any server."""
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
-from benchmarks import speculation
+from benchmarks import latency, serve, speculation, startup, throughput
+
+_SUBJECTS: dict[str, tuple[ModuleType, str, str]] = {
+    "speculation": (
+        speculation,
+        "speed with speculation over speed without, over load",
+        "Measure drafters, numbers of drafts, concurrency and temperature against plain decoding; "
+        "print tables, write JSON and plots, and say what to run.",
+    ),
+    "serve": (
+        serve,
+        "a server's latencies, rates and goodput, over load",
+        "Measure a server over HTTP: any that speaks OpenAI's API with --url, else one of our own "
+        "that is started with these flags.",
+    ),
+    "throughput": (
+        throughput,
+        "tokens per second offline, all prompts at once",
+        "Generate answers to a set of prompts in this process, and tell how fast.",
+    ),
+    "latency": (
+        latency,
+        "time to the first token and per token offline, by batch size",
+        "Generate answers to batches of prompts of one length in this process, and tell how soon.",
+    ),
+    "startup": (
+        startup,
+        "seconds from the command to the first token",
+        "Start a server several times, with its checkpoints on the disk and in the file cache.",
+    ),
+}
+_DEMO = " No model means the demo pair."
 
 
 def add_parser(subparsers: Any) -> None:
     """Register the command and what it can measure."""
     parser = subparsers.add_parser("bench", help="measure", description="Measure on this machine.")
     subjects = parser.add_subparsers(metavar="SUBJECT", required=True)
-    subject = subjects.add_parser(
-        "speculation",
-        help="speed with speculation over speed without, over load",
-        description="Measure drafters, numbers of drafts, concurrency and temperature against "
-        "plain decoding; print tables, write JSON and plots, and say what to run. No model means "
-        "the demo pair.",
-    )
-    speculation.add_flags(subject)
-    subject.set_defaults(func=speculation.run)
+    for name, (program, help_text, description) in _SUBJECTS.items():
+        subject = subjects.add_parser(name, help=help_text, description=description + _DEMO)
+        program.add_flags(subject)
+        subject.set_defaults(func=program.run)
