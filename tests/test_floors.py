@@ -92,6 +92,8 @@ TRANSFORMERS_ROOMS = {
     "benchmarks.loading",
     "benchmarks.gpu.peers",
     "benchmarks.gpu.tiny_models",
+    "benchmarks.peers.random_checkpoint",
+    "benchmarks.peers.workers",
     "benchmarks.random_draft",
     "engine.model",
     "engine.token_bytes",
