@@ -40,12 +40,17 @@ def write_output(
         content: what was measured.
         draw: writes plots, given the files' common beginning.
     """
-    folder = results_folder(_FOLDER) if args.output is None else args.output
+    folder = output_folder(args)
     written = [write_results(args.name, content, folder)]
     if draw is not None:
         written += _drawn(console, draw, folder / args.name)
     for path in written:
         console.print(f"written: {path}", soft_wrap=True, highlight=False)
+
+
+def output_folder(args: argparse.Namespace) -> Path:
+    """Give where results go, by the flags of `add_output_flags`."""
+    return results_folder(_FOLDER) if args.output is None else args.output
 
 
 def run_program(

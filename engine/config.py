@@ -26,6 +26,7 @@ EAGER, LAZY, FULL = "eager", "lazy", "full"
 GRAPHS = (AUTO, EAGER, LAZY, FULL)
 ON, OFF = "on", "off"
 SWITCHES = (AUTO, ON, OFF)
+ATTENTION_BACKENDS = (AUTO, "triton", "torch", "flashinfer")
 
 
 def option(default: Any, help_text: str, *, flag: str | None = None, metavar: str = "") -> Any:
@@ -231,6 +232,13 @@ class RunnerConfig:
         metavar="auto|on|off",
     )
 
+    attention_backend: str = option(
+        AUTO,
+        "who computes attention on CUDA: triton (our own kernels), torch (its attention over block "
+        "tables), flashinfer (prompts, with --decode-ahead off; the rest is triton's); auto = "
+        "whoever of those installed is fastest for a model's shapes",
+        metavar="auto|triton|torch|flashinfer",
+    )
     overlap_kernels: bool = option(
         False,
         "on CUDA devices of compute capability 9 and later, let a pass's kernels start while the "
@@ -238,6 +246,7 @@ class RunnerConfig:
     )
 
     def __post_init__(self) -> None:
+        _one_of("attention_backend", self.attention_backend, ATTENTION_BACKENDS)
         _one_of("graphs", self.graphs, GRAPHS)
         _one_of("decode_ahead", self.decode_ahead, SWITCHES)
 

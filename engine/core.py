@@ -22,6 +22,7 @@ from engine.metrics import EngineStats
 from engine.model.loader import LoadedModel
 from engine.model_pair import ModelPair, load_pair
 from engine.request import Request, RequestDelta
+from engine.runner.attention_setup import choose_attention
 from engine.runner.decode_loop import DecodeLoop, Iteration
 from engine.runner.loop_setup import decodes_ahead, make_decode_loop
 from engine.runner.memory import num_kv_cache_blocks
@@ -68,6 +69,7 @@ class EngineCore:
         self._target = models.target
         self.max_model_len = _max_model_len(config, models.target)
         loaded = [models.target] if models.draft is None else [models.target, models.draft]
+        self.attention_backends = choose_attention(config, loaded, self.max_model_len)
         num_blocks = num_kv_cache_blocks(config, loaded, max_model_len=self.max_model_len)
         self.kv = KVCacheManager(
             num_blocks, config.cache.block_size, prefix_caching=config.cache.prefix_caching
@@ -123,6 +125,7 @@ class EngineCore:
             block_size=self.config.cache.block_size,
             warnings=self._warnings,
             synthetic_acceptance=self.config.speculation.acceptance_rates,
+            attention_backends=self.attention_backends,
         )
 
     def add_request(self, request: Request) -> None:
@@ -232,6 +235,9 @@ class EngineCore:
         stats.kv_cache_usage = self.kv.usage
         stats.num_prefix_query_tokens = self.kv.num_prefix_query_tokens
         stats.num_prefix_hit_tokens = self.kv.num_prefix_hit_tokens
+        if self._loop is not None:
+            stats.num_graphs = self._loop.graphs.num_graphs
+            stats.graph_bytes = self._loop.graphs.num_bytes
         stats.grammar_compile_seconds = self._compiler.seconds
         stats.grammar_mask_seconds = self._grammars.mask_seconds
         stats.grammar_mask_wait_seconds = self._grammars.wait_seconds

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from engine.errors import ContextLengthExceededError, InvalidRequestError
 from engine.request import FinishReason, Request
@@ -32,6 +32,7 @@ class ModelInfo:
         warnings: what was said at start of drafts that will not be used.
         synthetic_acceptance: chances by draft position with which drafts are accepted unseen; none
             = they are verified, and every token is the target's.
+        attention_backends: who computes attention on a GPU, by model, kind of pass and shape.
     """
 
     model_name: str
@@ -44,6 +45,7 @@ class ModelInfo:
     block_size: int
     warnings: tuple[str, ...] = ()
     synthetic_acceptance: tuple[float, ...] = ()
+    attention_backends: dict[str, str] = field(default_factory=dict)
 
     @property
     def num_cache_tokens(self) -> int:
@@ -156,12 +158,12 @@ _HELD_BY_SAMPLING: tuple[tuple[str, str, Callable[[SamplingParams], bool]], ...]
 
 
 def _check_holds_unseen(params: SamplingParams) -> None:
-    for field, meaning, is_asked in _HELD_BY_SAMPLING:
+    for name, meaning, is_asked in _HELD_BY_SAMPLING:
         if is_asked(params):
             raise InvalidRequestError(
-                f"{field}: {meaning} cannot hold under --synthetic-acceptance, where drafts are "
+                f"{name}: {meaning} cannot hold under --synthetic-acceptance, where drafts are "
                 "accepted that the target did not sample. Leave it out, or start without.",
-                param=field,
+                param=name,
                 code="unsupported_parameter",
             )
 

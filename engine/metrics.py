@@ -43,6 +43,8 @@ class EngineStats:
             that came to nothing, are nobody's drafts.
         estimated_speedup: tokens per second that the controller expected of the last step, over
             those without speculation; 1 where nothing is weighed.
+        num_graphs: passes recorded as CUDA graphs.
+        graph_bytes: device memory that the recordings hold.
         warnings: what turned out while serving and somebody should know.
     """
 
@@ -61,6 +63,8 @@ class EngineStats:
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
     drafter_seconds: dict[str, DrafterSeconds] = field(default_factory=dict)
     estimated_speedup: float = 1.0
+    num_graphs: int = 0
+    graph_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
     @property

@@ -10,8 +10,10 @@ from functools import partial
 import psutil
 import torch
 
-from engine.config import AUTO, OFF, ON, SHAPE_PREFIX, EngineConfig, ModelConfig
+from engine.config import AUTO, ON, SHAPE_PREFIX, EngineConfig, ModelConfig
 from engine.errors import ConfigError, ModelNotSupportedError
+from engine.model.fused_gates import fuse_gates
+from engine.model.fused_norms import fuse_norms
 from engine.model.loader import LoadedModel, load_model
 from engine.model.self_check import check_model
 from engine.model.shapes import load_shape
@@ -137,20 +139,26 @@ def _load_shape(
 def compile_if_asked(model: ModelConfig, loaded: LoadedModel) -> None:
     """Compile a loaded model's layers, where the settings say so.
 
+    On CUDA, layers that are not compiled get our own kernels for norms and gates instead.
+
     Raises:
         ModelNotSupportedError: that was asked for by name, and they cannot be compiled.
     """
-    if model.compile == OFF or (model.compile == AUTO and loaded.device.type != "cuda"):
-        return
-    # What compiles takes seconds to import, and most machines never need it.
-    from engine.model.compiled import compile_layers
+    is_cuda = loaded.device.type == "cuda"
+    if model.compile == ON or (model.compile == AUTO and is_cuda):
+        # What compiles takes seconds to import, and most machines never need it.
+        from engine.model.compiled import compile_layers
 
-    try:
-        compile_layers(loaded)
-    except ModelNotSupportedError as error:
-        if model.compile == ON:
-            raise
-        logger.warning("not_compiled model=%s reason=%s", loaded.name, error)
+        try:
+            compile_layers(loaded)
+            return
+        except ModelNotSupportedError as error:
+            if model.compile == ON:
+                raise
+            logger.warning("not_compiled model=%s reason=%s", loaded.name, error)
+    if is_cuda:
+        fuse_norms(loaded.model)
+        fuse_gates(loaded.model)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -17,6 +17,11 @@ import torch
 MAX_BATCHED_ROWS = 64
 ROWS_PER_PIECE = 256
 SHORTEST_LENGTH_CLASS = 256
+# Keys of a batch are gathered before they are attended to, and masked. More than these fall out of
+# a core's cache in between; long contexts are faster one by one, without a mask and, in consecutive
+# blocks, read where they lie.
+MOST_GATHERED_KEYS = 8192
+LONG_CONTEXT = 512
 
 
 @dataclass(slots=True)
@@ -231,14 +236,24 @@ def _classes(pieces: list[_Piece]) -> list[list[_Piece]]:
     alone: list[list[_Piece]] = []
     classes: dict[tuple[bool, int], list[_Piece]] = defaultdict(list)
     for piece in pieces:
-        if piece.num_rows > MAX_BATCHED_ROWS:
+        if piece.num_rows > MAX_BATCHED_ROWS or piece.kv_len >= LONG_CONTEXT:
             alone.append([piece])
             continue
         length_class = SHORTEST_LENGTH_CLASS
         while length_class < piece.kv_len:
             length_class *= 4
         classes[piece.num_rows > MAX_BATCHED_ROWS // 4, length_class].append(piece)
-    return [*classes.values(), *alone]
+    return [*(part for members in classes.values() for part in _parts(members)), *alone]
+
+
+def _parts(pieces: list[_Piece]) -> list[list[_Piece]]:
+    """Split pieces of like length, so that what is gathered for each part stays in the cache."""
+    size = max(1, MOST_GATHERED_KEYS // max(piece.kv_len for piece in pieces))
+    return [pieces[start : start + size] for start in range(0, len(pieces), size)]
+
+
+def _are_consecutive(blocks: list[int]) -> bool:
+    return blocks == list(range(blocks[0], blocks[0] + len(blocks)))
 
 
 def _group(pieces: list[_Piece], block_size: int, device: torch.device) -> RowGroup:
@@ -284,7 +299,7 @@ def _single_span(group: RowGroup, window: int | None) -> KeySpan:
     first_slot: int | None = None
     slots: torch.Tensor | None = None
     used = blocks[first_key // group.block_size :]
-    if used == list(range(used[0], used[0] + len(used))):
+    if _are_consecutive(used):
         first_slot = used[0] * group.block_size + first_key % group.block_size
     else:
         table = torch.tensor(blocks, dtype=torch.int64, device=group.device)

@@ -111,8 +111,9 @@ def is_broken(peak: tl.tensor) -> tl.tensor:
 @triton.jit  # type: ignore[untyped-decorator]
 def scale(scores: tl.tensor, peak: tl.tensor, temperature: tl.tensor) -> tl.tensor:
     """Scores after temperature; as they are at temperature 1."""
-    shift = tl.where(temperature == 1.0, 0.0, peak)
-    return tl.div_rn(scores - shift, temperature)
+    if temperature != 1.0:
+        scores = tl.div_rn(scores - peak, temperature)
+    return scores
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -130,6 +131,20 @@ def noise_words(
     own_choice = nothing + choice.to(tl.uint32)
     word0, word1, word2, word3 = tl.philox(seed, groups, own_position, own_choice, nothing)
     return tl.interleave(tl.interleave(word0, word2), tl.interleave(word1, word3))
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def noise_words_of(
+    seed: tl.tensor, choice: tl.tensor, position: tl.tensor, cols: tl.tensor
+) -> tl.tensor:
+    """Philox words of any tokens; uint32."""
+    groups = (cols // 4).to(tl.uint32)
+    nothing = groups & 0
+    own_position = nothing + position.to(tl.uint32)
+    own_choice = nothing + choice.to(tl.uint32)
+    word0, word1, word2, word3 = tl.philox(seed, groups, own_position, own_choice, nothing)
+    lane = cols % 4
+    return tl.where(lane < 2, tl.where(lane == 0, word0, word1), tl.where(lane == 2, word2, word3))
 
 
 @triton.jit  # type: ignore[untyped-decorator]

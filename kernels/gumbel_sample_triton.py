@@ -1,8 +1,9 @@
 """The kernels of `kernels/gumbel_sample.py`, and the order in which they run.
 
 Peaks (`gumbel_scores_triton.py`), limits of the filters (`gumbel_limits_triton.py` looks where they
-lie, `gumbel_search_triton.py` finds them), then scores with noise above these limits, joined from
-the programs that share a row. Grids and buffers depend on shapes and flags alone.
+lie, `gumbel_search_triton.py` finds them), then scores with noise above these limits
+(`gumbel_noise_triton.py`), joined from the programs that share a row. Grids and buffers depend on
+shapes and flags alone.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ import torch
 import triton
 
 from kernels.gumbel_limits_triton import NUM_PIVOTS, gather_kernel, narrow_kernel
-from kernels.gumbel_scores_triton import merge_kernel, noise_kernel, peak_kernel, rank_kernel
-from kernels.gumbel_search_triton import limit_kernel, search_kernel
+from kernels.gumbel_noise_triton import noise_kernel
+from kernels.gumbel_scores_triton import merge_kernel, peak_kernel, rank_kernel
+from kernels.gumbel_search_triton import limit_kernel
 from kernels.sample_rows import SampledRows, SampleRows
+
+_MOST_BLOCKS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,28 +30,35 @@ class Tiling:
     Attributes:
         block: tokens that a program looks at together.
         splits: programs of one row: one of few numbers, since each is compiled on its own.
-        max_programs: with more, rows are split no further.
+        max_programs: with more, rows are split no further than they must be.
         num_groups: a row's tokens form so many groups, whose largest bound top-k; `block` at most.
         capacity: scores near a row's limits that are searched without reading the row again.
+        few: so many of them are searched faster; `capacity` at most.
         num_rounds: times that the surroundings of a top-p limit are narrowed.
         num_warps: of a program.
+        sum_warps: of one that adds up mass, for which each lane has many sums.
         limit_warps: of the one program per row that searches its limits.
     """
 
     block: int = 1024
     splits: tuple[int, ...] = (8, 32, 128)
-    max_programs: int = 1024
+    max_programs: int = 2048
     num_groups: int = 1024
     capacity: int = 8192
+    few: int = 4096
     num_rounds: int = 3
     num_warps: int = 4
+    sum_warps: int = 8
     limit_warps: int = 16
 
     def num_splits(self, num_rows: int, vocab_size: int) -> int:
         """Programs per row."""
+        num_blocks = triton.cdiv(vocab_size, self.block)
+        # A program keeps one bit for each of its blocks.
+        least = triton.next_power_of_2(triton.cdiv(num_blocks, _MOST_BLOCKS))
         few = [n for n in self.splits if n * num_rows <= self.max_programs]
-        most = triton.next_power_of_2(triton.cdiv(vocab_size, self.block))
-        return int(min(most, max(few, default=min(self.splits))))
+        wanted = max(least, max(few, default=min(self.splits)))
+        return int(min(triton.next_power_of_2(num_blocks), wanted))
 
 
 def gumbel_sample_triton(
@@ -82,7 +93,7 @@ def gumbel_sample_triton(
     # Contraction would round penalties differently from one kernel to the next.
     launch = {"num_warps": tiling.num_warps, "enable_fp_fusion": False}
     has_filters = rows.has_noise and rows.has_filters
-    limits = _Limits.empty(num_rows, splits, tiling, device) if has_filters else None
+    limits = Limits.empty(num_rows, splits, tiling, device) if has_filters else None
     peak_kernel[grid](
         **source,
         **cut,
@@ -173,7 +184,7 @@ def _source(logits: torch.Tensor, rows: SampleRows) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Limits:
+class Limits:
     """What finding the limits of filters needs.
 
     Attributes:
@@ -195,7 +206,7 @@ class _Limits:
     mass: torch.Tensor
 
     @classmethod
-    def empty(cls, num_rows: int, splits: int, tiling: Tiling, device: torch.device) -> _Limits:
+    def empty(cls, num_rows: int, splits: int, tiling: Tiling, device: torch.device) -> Limits:
         def floats(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype, device=device)
 
@@ -233,41 +244,38 @@ class _Limits:
             "min_ps": rows.min_p,
             "num_rows": num_rows,
             "CAPACITY": tiling.capacity,
-            "num_warps": tiling.num_warps,
+            "num_warps": tiling.sum_warps,
             "enable_fp_fusion": False,
         }
         for number in range(tiling.num_rounds):
-            narrow_kernel[(num_rows, splits)](**source, **filters, **bracket, ROUND=number)
+            narrow_kernel[(num_rows, splits)](
+                **source,
+                **filters,
+                **bracket,
+                group_best=self.group_best,
+                NUM_GROUPS=tiling.num_groups,
+                ROUND=number,
+            )
         gather_kernel[(num_rows, splits)](
             **source,
             **filters,
             **bracket,
-            group_best=self.group_best,
             num_near=self.num_near,
             near=self.near,
             mass=self.mass,
-            NUM_GROUPS=tiling.num_groups,
             ROUND=tiling.num_rounds,
         )
         limit_kernel[(num_rows,)](
+            **source,
             **filters,
-            slots=rows.slots,
             min_ps=rows.min_p,
             num_rows=num_rows,
             num_near=self.num_near,
             near=self.near,
             mass=self.mass,
             limits=self.limits,
-            SPLITS=splits,
             CAPACITY=tiling.capacity,
-            num_warps=tiling.limit_warps,
-            enable_fp_fusion=False,
-        )
-        search_kernel[(num_rows,)](
-            **source,
-            **filters,
-            num_near=self.num_near,
-            limits=self.limits,
+            FEW=tiling.few,
             NUM_BLOCKS=triton.cdiv(rows.vocab_size, 4 * tiling.block),
             BLOCK=4 * tiling.block,
             num_warps=tiling.limit_warps,

@@ -1,10 +1,7 @@
-"""The best of each row's scores, without noise and with it, and the rank of what was taken.
+"""The best of each row's scores without noise, how parts join, and the rank of what was taken.
 
-`peak_kernel` finds each row's largest score, which is a greedy row's token; `noise_kernel` the
-largest score with noise above the row's limit; `merge_kernel` joins the programs that share a row.
-
-Philox takes integers only; the two float64 logarithms behind it are taken for blocks of tokens in
-which a cheap bound says that something could win, which are few once a good score was met.
+`peak_kernel` finds each row's largest score, which is a greedy row's token; `merge_kernel` joins
+the programs that share a row, here and in `kernels/gumbel_noise_triton.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +10,10 @@ import triton
 import triton.language as tl
 
 from kernels.gumbel_rows_triton import (
-    gumbel,
-    gumbel_bound,
     is_broken,
     load_logits,
     load_peak,
     load_scores,
-    noise_words,
-    scale,
 )
 
 _LOWEST = tl.constexpr(-3.0e38)
@@ -114,88 +107,6 @@ def peak_kernel(
         tl.store(group_best + row * NUM_GROUPS + split * OWN + tl.arange(0, OWN), groups)
         if split == 0:
             tl.store(num_near + row, 0)
-
-
-@triton.jit  # type: ignore[untyped-decorator]
-def noise_kernel(
-    logits: tl.tensor,
-    logits_stride: tl.tensor,
-    vocab_size: tl.tensor,
-    slots: tl.tensor,
-    offsets: tl.tensor,
-    bias_row: tl.tensor,
-    biases: tl.tensor,
-    bias_stride: tl.tensor,
-    mask_row: tl.tensor,
-    bitmask: tl.tensor,
-    mask_stride: tl.tensor,
-    penalty_row: tl.tensor,
-    repetition_excess: tl.tensor,
-    presence: tl.tensor,
-    frequency: tl.tensor,
-    in_prompt: tl.tensor,
-    prompt_stride: tl.tensor,
-    output_counts: tl.tensor,
-    counts_stride: tl.tensor,
-    draft_token_ids: tl.tensor,
-    draft_stride: tl.tensor,
-    greedy_best: tl.tensor,
-    temperatures: tl.tensor,
-    num_tokens: tl.tensor,
-    seeds: tl.tensor,
-    choices: tl.tensor,
-    limits: tl.tensor,
-    best: tl.tensor,
-    second: tl.tensor,
-    index: tl.tensor,
-    SPLITS: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK: tl.constexpr,
-    WITH_MARGINS: tl.constexpr,
-) -> None:
-    """Best and second score with noise of a part of a sampled, valid row; grid: (R, splits)."""
-    row, split = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(slots + row)
-    temperature = tl.load(temperatures + slot)
-    peak = load_peak(row, greedy_best, SPLITS)
-    if (temperature == 0.0) | is_broken(peak):
-        return
-    position = tl.load(num_tokens + slot) + tl.load(offsets + row)
-    seed, choice = tl.load(seeds + slot), tl.load(choices + slot)
-    largest = tl.full([], float("-inf"), tl.float32)
-    runner_up = tl.full([], float("-inf"), tl.float32)
-    winner = tl.full([], _NO_TOKEN, tl.int32)
-    for first in range(0, CHUNK, BLOCK):
-        start = split * CHUNK + first
-        cols = start + tl.arange(0, BLOCK)
-        scores = load_scores(
-            row, slot, cols, logits, logits_stride, vocab_size, offsets,
-            bias_row, biases, bias_stride, mask_row, bitmask, mask_stride,
-            penalty_row, repetition_excess, presence, frequency,
-            in_prompt, prompt_stride, output_counts, counts_stride, draft_token_ids, draft_stride,
-        )  # fmt: skip
-        scores = scale(scores, peak, temperature)
-        if limits is not None:
-            scores = tl.where(scores < tl.load(limits + row), float("-inf"), scores)
-        # What does not exceed the floor changes nothing: of equals, the lower id came first.
-        floor = runner_up if WITH_MARGINS else largest
-        if tl.max(scores, axis=0) + 23.0 > floor:
-            words = noise_words(seed, choice, position, start, BLOCK)
-            if tl.max(scores + gumbel_bound(words), axis=0) > floor:
-                scores += gumbel(words)
-                top = tl.max(scores, axis=0)
-                top_index = tl.min(tl.where(scores == top, cols, _NO_TOKEN), axis=0)
-                if WITH_MARGINS:
-                    others = tl.where(cols == top_index, float("-inf"), scores)
-                    next_best = tl.max(others, axis=0)
-                    runner_up = tl.maximum(runner_up, tl.minimum(largest, top))
-                    runner_up = tl.where(top > largest, tl.maximum(runner_up, next_best), runner_up)
-                winner = tl.where(top > largest, top_index, winner)
-                largest = tl.maximum(largest, top)
-    part = row * SPLITS + split
-    tl.store(best + part, largest)
-    tl.store(second + part, runner_up)
-    tl.store(index + part, winner)
 
 
 @triton.jit(do_not_specialize=["num_rows"])  # type: ignore[untyped-decorator]

@@ -97,6 +97,9 @@ def _slots(layout: PagedLayout, kv_lens: torch.Tensor, num_keys: int) -> torch.T
     keys = torch.arange(num_keys, device=kv_lens.device)
     # A masked key still meets its value with weight 0, and 0 * nan would be nan.
     own = torch.minimum(keys, kv_lens[:, None] - 1).clamp_(min=0)
-    blocks = layout.block_tables.long().gather(1, own // layout.block_size)
+    tables = layout.block_tables
+    if layout.table_rows is not None:
+        tables = tables.index_select(0, layout.table_rows)
+    blocks = tables.long().gather(1, own // layout.block_size)
     blocks = torch.where(kv_lens[:, None] > 0, blocks, 0)
     return blocks * layout.block_size + own % layout.block_size

@@ -3,7 +3,8 @@
 Everything is decided from shapes and from a layout's upper bounds, never from its tensors' values,
 so a call can be captured in a CUDA graph and replayed over other lengths. Two ways: requests with
 few rows share out the keys of the whole batch evenly over the GPU; for many rows, each tile of
-rows has a program of its own. `paged_attention_kernels.py` says how each computes.
+rows has a program of its own. `paged_attention_kernels.py` says how each computes. Calls on a
+device follow each other: those that add up in place count in the same memory.
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ from typing import Any
 import torch
 import triton
 
-from kernels.paged_attention_kernels import attend_rows, attend_shares, merge_shares
+from kernels.launch import overlap_options
+from kernels.paged_attention_kernels import attend_rows, attend_shares
+from kernels.paged_attention_shares import merge_shares
 from kernels.paged_layout import PagedLayout
 
 # Above this many entries (a row and a query head) per request and KV head, by bytes of an
 # element, a request's rows are cut into tiles.
 MAX_SHARED_ENTRIES = {2: 128, 4: 32}
+# Up to this many bytes of partial results, the program that comes last adds them up; more are
+# added up by a kernel of their own, on many multiprocessors. 96 KiB should pay; no GPU has yet said
+# so, and until then it stays the kernel of its own, which one has run.
+MOST_BYTES_IN_PLACE = 0
 MANY_MERGES = 512
-# Fewer requests are no kernel of their own.
+# Fewer requests, one apart, are no kernel of their own.
 FEWEST_BLOCK_REQUESTS = 64
 INTERPRETED_PROGRAMS = 8
 
@@ -50,8 +57,8 @@ class TileSizes:
 def share_sizes(num_entries: int, dims: int, element_bytes: int) -> TileSizes:
     """Choose sizes for few rows, where reading keys decides.
 
-    Two or three pieces of 32 KiB are on their way to a program at any time; the programs of a
-    multiprocessor together use up its shared memory or its registers.
+    Up to `num_stages - 1` pieces of 32 KiB are on their way to a program at any time; the programs
+    of a multiprocessor together use up its shared memory or its registers.
 
     Args:
         num_entries: rows times query heads that one program attends from.
@@ -61,9 +68,7 @@ def share_sizes(num_entries: int, dims: int, element_bytes: int) -> TileSizes:
     block_m = max(16, triton.next_power_of_2(num_entries))
     block_n = min(128, max(16, _power_of_2_up_to(32768 // (dims * element_bytes))))
     is_short = dims * element_bytes <= 512
-    if block_m == 16:
-        return TileSizes(block_m, block_n, 4, 3, 3 if is_short else 2)
-    if block_m == 32:
+    if block_m <= 32:
         return TileSizes(block_m, block_n, 4, 4 if is_short else 3, 2)
     if block_m == 64:
         return TileSizes(block_m, block_n, 4, 3, 2 if is_short else 1)
@@ -168,6 +173,7 @@ class _Call:
             "sinks": self.output if self.sinks is None else self.sinks,
             "tree_masks": layout.seq_lens if layout.tree_masks is None else layout.tree_masks,
             "block_tables": layout.block_tables,
+            "table_rows": layout.seq_lens if layout.table_rows is None else layout.table_rows,
             "cu_seqlens_q": layout.cu_seqlens_q,
             "seq_lens": layout.seq_lens,
             "num_requests": self.num_requests,
@@ -182,11 +188,16 @@ class _Call:
             "BLOCK_SIZE": layout.block_size,
             "HEAD_DIM": self.query.shape[2],
             "BLOCK_D": _padded(self.query.shape[2]),
+            "HAS_TABLE_ROWS": layout.table_rows is not None,
         }
 
     def common(self, sizes: TileSizes) -> dict[str, Any]:
-        """Give the constants that all kernels take."""
+        """Give the constants that all kernels take, and how they are launched."""
+        requests = self.num_requests
+        if requests > 1:
+            requests = max(FEWEST_BLOCK_REQUESTS, triton.next_power_of_2(requests))
         return {
+            **overlap_options(self.query),
             "SINKS": self.sinks is not None,
             "WINDOW": self.sliding_window or 0,
             "KV_HEADS": self.kv_heads,
@@ -194,7 +205,7 @@ class _Call:
             "VALUE_DIM": self.output.shape[2],
             "BLOCK_DV": _padded(self.output.shape[2]),
             "BLOCK_N": sizes.block_n,
-            "BLOCK_REQUESTS": max(FEWEST_BLOCK_REQUESTS, triton.next_power_of_2(self.num_requests)),
+            "BLOCK_REQUESTS": requests,
         }
 
 
@@ -214,12 +225,29 @@ def _launch_shares(call: _Call) -> None:
         "partial_totals": call.query.new_empty(parts, dtype=torch.float32),
     }
     common = call.common(sizes)
+    bytes_of_part = max_rows * call.group * call.output.shape[2] * 4
+    # Requests of like length, as far as anybody knows here.
+    bytes_to_merge = bytes_of_part * (triton.cdiv(num_programs, num_requests) + 1)
+    is_merged_in_place = num_programs > 1 and bytes_to_merge <= MOST_BYTES_IN_PLACE
+    entries, parts_at_once = 1, 0
+    if is_merged_in_place:
+        entries = min(16, triton.next_power_of_2(max_rows * call.group))
+        values = sizes.num_warps * (4096 if num_requests == 1 else 2048)
+        parts_at_once = _parts_at_once(entries, common["BLOCK_DV"], values)
     attend_shares[(call.kv_heads, num_programs)](
-        **call.inputs(), **common, **partial, num_programs=num_programs, max_rows=max_rows,
+        **call.inputs(), **common, **partial,
+        counters=_counters(call.query.device, num_requests * call.kv_heads),
+        num_programs=num_programs, max_rows=max_rows,
+        MERGE_ENTRIES=entries, MERGE_PARTS=parts_at_once,
         BLOCK_M=sizes.block_m, num_warps=sizes.num_warps, num_stages=sizes.num_stages,
     )  # fmt: skip
-    if num_programs > 1:
+    if num_programs > 1 and not is_merged_in_place:
         _launch_merge(call, {**partial, "num_programs": num_programs, "max_rows": max_rows}, common)
+
+
+def _parts_at_once(entries: int, block_dv: int, num_values: int) -> int:
+    """Return how many parts of entries are read at once, of so many values at most."""
+    return max(1, num_values // (entries * block_dv))
 
 
 def _launch_merge(call: _Call, partial: dict[str, Any], common: dict[str, Any]) -> None:
@@ -236,7 +264,7 @@ def _launch_merge(call: _Call, partial: dict[str, Any], common: dict[str, Any]) 
         **common, **partial,
         HEADS=heads,
         BLOCK_HEADS=block_heads,
-        BLOCK_PARTS=max(1, num_warps * 1024 // (block_heads * common["BLOCK_DV"])),
+        BLOCK_PARTS=_parts_at_once(block_heads, common["BLOCK_DV"], num_warps * 1024),
         num_warps=num_warps,
     )  # fmt: skip
 
@@ -248,6 +276,21 @@ def _launch_rows(call: _Call) -> None:
         **call.inputs(), **call.common(sizes), BLOCK_M=sizes.block_m,
         num_warps=sizes.num_warps, num_stages=sizes.num_stages,
     )  # fmt: skip
+
+
+_held_counters: dict[tuple[torch.device, int], torch.Tensor] = {}
+
+
+def _counters(device: torch.device, count: int) -> torch.Tensor:
+    """Give counters that are 0; kernels leave them so."""
+    key = device, max(1024, triton.next_power_of_2(count))
+    counters = _held_counters.get(key)
+    if counters is None:
+        counters = torch.zeros(key[1], dtype=torch.int32, device=device)
+        # What is made while a graph is recorded is 0 only while that graph runs.
+        if not (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            _held_counters[key] = counters
+    return counters
 
 
 def _padded(dim: int) -> int:

@@ -149,6 +149,8 @@ class _EngineCollector(Collector):
                 "Tokens per second that the last step's drafts promised, over those of none.",
                 stats.estimated_speedup,
             ),
+            ("num_graphs", "Passes recorded as CUDA graphs.", stats.num_graphs),
+            ("graph_bytes", "Device memory that recorded passes hold.", stats.graph_bytes),
         ):
             gauge = GaugeMetricFamily(_PREFIX + name, meaning, labels=["model_name"])
             gauge.add_metric([self._model_name], value)

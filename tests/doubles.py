@@ -66,7 +66,7 @@ class FakeCore:
         )
         self._answer = answer
         self._requests: dict[str, Request] = {}
-        self._stats = EngineStats(warnings=list(WARNINGS[1:]))
+        self._stats = EngineStats(warnings=list(WARNINGS[1:]), num_graphs=3, graph_bytes=4096)
         self.aborted: list[str] = []
 
     def add_request(self, request: Request) -> None:

@@ -93,6 +93,8 @@ TRANSFORMERS_ROOMS = {
     "benchmarks.loading",
     "benchmarks.gpu.peers",
     "benchmarks.gpu.tiny_models",
+    "benchmarks.peers.random_checkpoint",
+    "benchmarks.peers.workers",
     "benchmarks.random_draft",
     "engine.model",
     "engine.token_bytes",
@@ -248,7 +250,7 @@ def test_low_floors_start_without_torch() -> None:
 
 def test_offline_engine_starts_without_the_server_libraries() -> None:
     programs = ("speculation", "useless_draft", "drift", "agent_traffic", "controller_cost")
-    programs += ("gpu.__main__", "gpu.profile")
+    programs += ("gpu.__main__", "gpu.profile", "throughput", "latency")
     measuring = "".join(f"\nimport benchmarks.{name}" for name in programs)
     code = f"from engine import LLM, SamplingParams{measuring}"
     run_blocked(code, blocked=NOT_FOR_OFFLINE_USE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,31 @@ from benchmarks.gpu.kernel_times import each, note_bandwidth, time_copies
 from benchmarks.gpu.part import Notes
 from benchmarks.gpu.workshop import Workshop, ours
 
-# What rows ask for: noise, filters.
-_KINDS = {"greedy": (False, False), "at T=1": (True, False), "with top-p": (True, True)}
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What rows ask for, and how far their logits spread: 1 is nearly flat, 3 is ordinary."""
+
+    spread: float = 1.0
+    has_noise: bool = True
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    @property
+    def has_filters(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
+
+_KINDS = {
+    "greedy": _Kind(has_noise=False),
+    "at T=1": _Kind(),
+    "with top-p, flat": _Kind(top_p=0.9),
+    "with top-p": _Kind(top_p=0.9, spread=3.0),
+    "with top-k": _Kind(top_k=50, spread=3.0),
+    "with top-k and top-p": _Kind(top_k=50, top_p=0.9, spread=3.0),
+    "with min-p": _Kind(min_p=0.05, spread=3.0),
+}
 
 
 def run(workshop: Workshop, notes: Notes) -> None:
@@ -30,13 +54,13 @@ def run(workshop: Workshop, notes: Notes) -> None:
 def _sample(workshop: Workshop, notes: Notes, kind: str, rows: int) -> None:
     sample = ours("kernels.gumbel_sample", "gumbel_sample")
     sizes = workshop.sizes
-    settings = _settings(workshop, rows, *_KINDS[kind])
+    settings = _settings(workshop, rows, _KINDS[kind])
 
     def make() -> Call:
-        logits = torch.randn(rows, sizes.vocab, device=workshop.device)
-        return partial(sample, logits, settings)
+        logits = torch.randn(rows, sizes.vocab, device=workshop.device) * _KINDS[kind].spread
+        return partial(sample, logits.to(workshop.dtype), settings)
 
-    num_bytes = rows * sizes.vocab * 4
+    num_bytes = rows * sizes.vocab * workshop.dtype.itemsize
     name = f"gumbel_sample {kind}, {rows} rows"
     times = time_copies(workshop, make, num_bytes)
     note_bandwidth(workshop, notes, name, times, num_bytes)
@@ -48,7 +72,7 @@ def _sample(workshop: Workshop, notes: Notes, kind: str, rows: int) -> None:
     notes.add("- its time over that of reading the weights", times.seconds / step_s)
 
 
-def _settings(workshop: Workshop, rows: int, has_noise: bool, has_filters: bool) -> Any:
+def _settings(workshop: Workshop, rows: int, kind: _Kind) -> Any:
     """Give every row a slot of its own."""
     device = workshop.device
 
@@ -57,15 +81,15 @@ def _settings(workshop: Workshop, rows: int, has_noise: bool, has_filters: bool)
 
     return ours("kernels.gumbel_sample", "SampleRows")(
         vocab_size=workshop.sizes.vocab,
-        has_noise=has_noise,
-        has_filters=has_filters,
+        has_noise=kind.has_noise,
+        has_filters=kind.has_filters,
         slots=torch.arange(rows, device=device, dtype=torch.int32),
         offsets=column(0, torch.int32),
         num_tokens=torch.arange(rows, device=device) + 100,
-        temperature=column(float(has_noise), torch.float32),
-        top_k=column(0, torch.int32),
-        top_p=column(0.9 if has_filters else 1.0, torch.float64),
-        min_p=column(0.0, torch.float32),
+        temperature=column(float(kind.has_noise), torch.float32),
+        top_k=column(kind.top_k, torch.int32),
+        top_p=column(kind.top_p, torch.float64),
+        min_p=column(kind.min_p, torch.float32),
         seed=torch.arange(rows, device=device),
         choice=column(0, torch.int32),
     )

@@ -50,6 +50,10 @@ _INERT_KEYWORDS = frozenset(
 )
 
 
+# Takes what `paged_attention` takes.
+Attend = Callable[..., torch.Tensor]
+
+
 @dataclass(slots=True)
 class AttentionCall:
     """One attention layer's call, as the interface gives it.
@@ -89,11 +93,13 @@ class AttentionContext:
         plan: where each row finds its keys.
         slot_mapping: [num_tokens] int64, where each token's key and value go.
         storage: the model's caches.
+        paged_attention: what attends over them.
     """
 
     plan: AttentionPlan | PagedLayout
     slot_mapping: torch.Tensor
     storage: KVCacheStorage
+    paged_attention: Attend = paged_attention
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Write the call's keys and values, then attend; returns [num_tokens, H, Dv].
@@ -112,7 +118,7 @@ class AttentionContext:
         kv_cache_write(
             call.key.to(dtype), call.value.to(dtype), key_cache, value_cache, self.slot_mapping
         )
-        attended = paged_attention(
+        attended = self.paged_attention(
             call.query.to(dtype),
             key_cache,
             value_cache,

@@ -42,7 +42,8 @@ def forward_packed(
     """
     keep_all = not is_padded and logits_rows.shape[0] == token_ids.shape[0]
     keywords = {} if keep_all or not loaded.keeps_logits else {"logits_to_keep": logits_rows}
-    with use_attention_context(AttentionContext(plan, slot_mapping, storage)):
+    context = AttentionContext(plan, slot_mapping, storage, loaded.attend)
+    with use_attention_context(context):
         logits: torch.Tensor = loaded.model(
             input_ids=token_ids.unsqueeze(0),
             position_ids=positions.unsqueeze(0),

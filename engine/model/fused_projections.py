@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from engine.model.linear import linear
+from engine.model.packed_weights import PackedWeight, can_pack, pack
 
 _GROUPS = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 
@@ -75,12 +76,14 @@ class _Leading(_Member):
     """The projection that is called first, and computes for all.
 
     Attributes:
-        fused_weight: [sum of out_features, in_features].
+        fused_weight: [sum of out_features, in_features]; None where it was reordered.
+        packed: the same, reordered for a CPU; None elsewhere.
         fused_bias: [sum of out_features], or None.
         sizes: out_features of each member.
     """
 
-    fused_weight: torch.Tensor
+    fused_weight: torch.Tensor | None
+    packed: PackedWeight | None
     fused_bias: torch.Tensor | None
     sizes: tuple[int, ...]
 
@@ -93,18 +96,30 @@ class _Leading(_Member):
         Returns:
             [..., out_features], its rows strided.
         """
-        product = linear(input, self.fused_weight, self.fused_bias)
+        product = self._multiply(input)
         parts: tuple[torch.Tensor, ...] = product.split(self.sizes, dim=-1)
         self.group.input = input
         self.group.parts = dict(enumerate(parts[1:], start=1))
         return parts[0]
 
+    def _multiply(self, input: torch.Tensor) -> torch.Tensor:
+        if self.fused_weight is not None:
+            return linear(input, self.fused_weight, self.fused_bias)
+        if self.packed is not None and not torch.compiler.is_compiling():
+            return self.packed.multiply(input, self.fused_bias)
+        members = self.group.members
+        return torch.cat([linear(input, m.weight, m.bias) for m in members], dim=-1)
 
-def fuse(model: nn.Module) -> int:
+
+def fuse(model: nn.Module, *, packs: bool = False) -> int:
     """Fuse the plain projections of a model that read the same input, in place.
 
     Quantised, adapted and otherwise special modules stay as they are, and so do those whose weights
     are shared with others. At most one group's weights exist twice at a time.
+
+    Args:
+        model: whose projections.
+        packs: whether weights are reordered for a CPU.
 
     Returns:
         How many groups were fused.
@@ -118,7 +133,7 @@ def fuse(model: nn.Module) -> int:
             found = [parent._modules.get(name) for name in names]
             members = [module for module in found if type(module) is nn.Linear]
             if len(members) == len(names) and _fit_together(members, owners):
-                _fuse(members)
+                _fuse(members, packs=packs)
                 fused += 1
     return fused
 
@@ -156,32 +171,46 @@ def _fit_together(members: list[nn.Linear], owners: Counter[int]) -> bool:
 
 
 @torch.no_grad()
-def _fuse(members: list[nn.Linear]) -> None:
+def _fuse(members: list[nn.Linear], *, packs: bool) -> None:
     group = _Group(members)
     sizes = tuple(member.out_features for member in members)
     fused = torch.cat([member.weight for member in members])
     has_bias = members[0].bias is not None
     fused_bias = torch.cat([member.bias for member in members]) if has_bias else None
+    packed = pack(fused) if packs and can_pack(fused) else None
+    if packed is None:
+        _share(members, fused, fused_bias, sizes)
+    for index, member in enumerate(members):
+        member.__class__ = _Member if index else _Leading
+        assert isinstance(member, _Member), "its class has just been set"
+        member.group, member.index = group, index
+    leading = members[0]
+    assert isinstance(leading, _Leading), "its class has just been set"
+    leading.fused_weight, leading.packed = None if packed is not None else fused, packed
+    leading.fused_bias, leading.sizes = fused_bias, sizes
+    _give_back(fused)
+
+
+def _share(
+    members: list[nn.Linear],
+    fused: torch.Tensor,
+    fused_bias: torch.Tensor | None,
+    sizes: tuple[int, ...],
+) -> None:
+    """Make the members' weights views of the fused ones."""
     weights, biases = fused.split(sizes), None if fused_bias is None else fused_bias.split(sizes)
     for index, member in enumerate(members):
         needs_grad = member.weight.requires_grad
         member.weight = nn.Parameter(weights[index], requires_grad=needs_grad)
         if biases is not None:
             member.bias = nn.Parameter(biases[index], requires_grad=needs_grad)
-        member.__class__ = _Member if index else _Leading
-        assert isinstance(member, _Member), "its class has just been set"
-        member.group, member.index = group, index
-    leading = members[0]
-    assert isinstance(leading, _Leading), "its class has just been set"
-    leading.fused_weight, leading.fused_bias, leading.sizes = fused, fused_bias, sizes
-    _give_back(fused)
 
 
 @torch.no_grad()
 def _separate(group: _Group) -> None:
     """Make a group's members plain projections with weights of their own."""
     for member in group.members:
-        for name in ("group", "index", "fused_weight", "fused_bias", "sizes"):
+        for name in ("group", "index", "fused_weight", "packed", "fused_bias", "sizes"):
             vars(member).pop(name, None)
         member.__class__ = nn.Linear
         for name, weight in list(member.named_parameters()):

@@ -28,6 +28,7 @@ from engine.model import fused_projections
 from engine.model.attention import (
     PAGED_ATTENTION,
     PROBE_ATTENTION,
+    Attend,
     AttentionCall,
     ProbeContext,
     mask_function_of,
@@ -35,8 +36,11 @@ from engine.model.attention import (
 )
 from engine.model.experts import choose_experts
 from engine.model.linear import use_few_rows_linear
+from engine.model.packed_weights import has_memory_for
 from engine.model.random_weights import random_model
 from engine.model.streamed_weights import load_streamed
+from kernels.attention_backends import AttentionKind
+from kernels.paged_attention import paged_attention
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +65,8 @@ class LoadedModel:
         device: where the weights are.
         weight_bytes: size of parameters and buffers.
         keeps_logits: whether the model can compute the logits of some rows alone.
+        attention_kinds: how each layer attends, in layer order.
+        attend: what computes attention; our own kernels unless somebody is faster.
     """
 
     model: PreTrainedModel
@@ -75,6 +81,8 @@ class LoadedModel:
     device: torch.device
     weight_bytes: int
     keeps_logits: bool
+    attention_kinds: list[AttentionKind]
+    attend: Attend = paged_attention
 
 
 def load_model(
@@ -150,9 +158,10 @@ def from_model(
     choose_experts(model)
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
+    packs = model.device.type == "cpu" and has_memory_for(model)
     if fuse_projections:
-        fused_projections.fuse(model)
-    use_few_rows_linear(model)
+        fused_projections.fuse(model, packs=packs)
+    use_few_rows_linear(model, packs=packs)
     calls, vocab_size = _probe(model, architecture)
     fused_projections.separate_unshared(model)
     _check_layers(calls, text_config, architecture)
@@ -173,6 +182,7 @@ def from_model(
         device=model.device,
         weight_bytes=sum(weight.numel() * weight.element_size() for weight in weights),
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
+        attention_kinds=[_kind_of(call) for call in calls],
     )
 
 
@@ -331,6 +341,18 @@ def _kv_spec(call: AttentionCall) -> LayerKVSpec:
         num_kv_heads=call.key.shape[1],
         head_dim=head_dim,
         value_head_dim=None if value_head_dim == head_dim else value_head_dim,
+    )
+
+
+def _kind_of(call: AttentionCall) -> AttentionKind:
+    return AttentionKind(
+        num_heads=call.query.shape[1],
+        num_kv_heads=call.key.shape[1],
+        head_dim=call.query.shape[2],
+        value_head_dim=call.value.shape[2],
+        sliding_window=call.sliding_window,
+        has_softcap=call.softcap is not None,
+        has_sinks=call.sinks is not None,
     )
 
 

@@ -19,6 +19,7 @@ from engine.request import NO_TOKEN_POSSIBLE, Request
 from engine.runner.buckets import buckets_up_to
 from engine.runner.device_pass import DevicePass
 from engine.runner.device_queue import DeviceQueue, Mark
+from engine.runner.graphs import Graphs
 from engine.runner.pass_rows import PassKind, RowSpan
 from engine.runner.sampling_state import SamplingState, SamplingTraits, can_sample
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
@@ -154,6 +155,11 @@ class DecodeLoop:
         """Give the device's time for a collected iteration's drafts and for its verify pass."""
         draft_seconds = iteration.drafted.seconds_since(iteration.start)
         return draft_seconds, iteration.end.seconds_since(iteration.drafted)
+
+    @property
+    def graphs(self) -> Graphs:
+        """What all passes are run by."""
+        return self._target.graphs
 
     @property
     def has_draft(self) -> bool:

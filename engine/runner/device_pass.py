@@ -31,7 +31,7 @@ from kernels.sample_rows import SampledRows
 from kernels.synthetic_limits import synthetic_limits
 
 # Longer passes keep the device busy for longer than it takes to launch their kernels one by one.
-_MOST_RECORDED_ROWS = 1024
+MOST_RECORDED_ROWS = 1024
 
 _Key = tuple[RowShape, SamplingTraits]
 _Part = dict[str, torch.Tensor]
@@ -53,6 +53,7 @@ class DevicePass:
         dice: accept drafts in the target's place; None = the target does.
 
     Attributes:
+        graphs: how they are run.
         max_seq_len: tokens of a request at most.
     """
 
@@ -74,7 +75,7 @@ class DevicePass:
         self._state = state
         self._sampling = sampling
         self._queue = queue
-        self._graphs = graphs
+        self.graphs = graphs
         self.max_seq_len = max_seq_len
         self._vocab_size = min(vocab_size, runner.loaded.vocab_size)
         self._verifies = verifies
@@ -97,10 +98,10 @@ class DevicePass:
         """
         key = self._hand_over(kind, spans, traits)
         body = partial(self._run, *key)
-        if kind is PassKind.MIXED and key[0].num_rows > _MOST_RECORDED_ROWS:
+        if kind is PassKind.MIXED and key[0].num_rows > MOST_RECORDED_ROWS:
             self._queue.submit(body)
         else:
-            self._queue.submit(partial(self._graphs.run, (id(self), key), body))
+            self._queue.submit(partial(self.graphs.run, (id(self), key), body))
 
     def record(self, kind: PassKind, num_requests: int, num_rows: int, num_drafts: int) -> None:
         """Record the passes of a shape before anybody needs them, over the scratch slot alone.
@@ -115,7 +116,7 @@ class DevicePass:
         for traits in (SamplingTraits(), SamplingTraits(has_noise=True)):
             key = self._hand_over(kind, [span] * num_requests, traits)
             body = partial(self._run, *key)
-            self._queue.submit(partial(self._graphs.record, (id(self), key), body))
+            self._queue.submit(partial(self.graphs.record, (id(self), key), body))
 
     def change_rates(self, rates: Sequence[float]) -> None:
         """Let the dice accept drafts at other rates.
@@ -179,13 +180,14 @@ class DevicePass:
             known = given.clamp(max=loaded.vocab_size - 1).long()
             token_ids = torch.where(given == FROM_STATE, token_ids, known)
         layout = PagedLayout(
-            block_tables=state.block_tables.index_select(0, part["request_slots"]),
+            block_tables=state.block_tables,
             cu_seqlens_q=part["bounds"],
             seq_lens=inputs.seq_lens,
             block_size=storage.block_size,
             num_tokens=shape.num_rows,
             max_query_len=shape.max_query_len,
             max_seq_len=self.max_seq_len,
+            table_rows=part["request_slots"],
         )
         every = 2 if shape.kind is PassKind.FIRST_DRAFT else 1
         return forward_packed(

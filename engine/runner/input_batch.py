@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from kernels.attention_plan import AttentionPlan, plan_from_lists
-from kernels.paged_layout import PagedLayout
+from kernels.paged_layout import HostLayout, PagedLayout
 
 # Sections of one copy to a device begin where its vector loads may.
 _SECTION_BYTES = 16
@@ -111,7 +111,7 @@ class InputBatch:
         self, wide: Sequence[np.ndarray], narrow: tuple[np.ndarray, np.ndarray, np.ndarray]
     ) -> PackedInputs:
         """Copy int64 and int32 arrays to the device, all of a kind at once and without waiting."""
-        _, starts, seq_lens = narrow
+        tables_here, starts, seq_lens = narrow
         token_ids, positions, slots, logits_rows = self._copy(wide)
         tables, cu_seqlens_q, lens = self._copy(narrow)
         layout = PagedLayout(
@@ -122,6 +122,7 @@ class InputBatch:
             num_tokens=int(starts[-1]),
             max_query_len=int(np.diff(starts).max()),
             max_seq_len=int(seq_lens.max()),
+            host=HostLayout(*map(torch.from_numpy, (tables_here, starts, seq_lens))),
         )
         return PackedInputs(token_ids, positions, slots, layout, logits_rows)
 

@@ -12,6 +12,7 @@ from engine.errors import OutOfMemoryError
 from engine.kv_cache.storage import bytes_per_block
 from engine.model.loader import LoadedModel
 from engine.runner.input_batch import Span
+from engine.runner.loop_memory import decode_loop_bytes
 from engine.runner.model_runner import ModelRunner
 
 logger = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def num_kv_cache_blocks(
         needed = config.scheduler.max_num_seqs * blocks_per_request + 1
         num_blocks = min(needed, _free_cpu_bytes(cache) // block_bytes)
     else:
-        num_blocks = (_free_gpu_bytes(config, models)) // block_bytes
+        num_blocks = _free_gpu_bytes(config, models, max_model_len) // block_bytes
     if num_blocks < blocks_per_request + 1:
         raise OutOfMemoryError(
             f"The KV cache has room for {max(0, num_blocks - 1) * cache.block_size} tokens, but "
@@ -74,28 +75,32 @@ def _free_cpu_bytes(cache: CacheConfig) -> int:
     return int(available * cache.memory_utilization * _CPU_SHARE)
 
 
-def _free_gpu_bytes(config: EngineConfig, models: list[LoadedModel]) -> int:
+def _free_gpu_bytes(config: EngineConfig, models: list[LoadedModel], max_model_len: int) -> int:
     device = models[0].device
-    activations = max(activation_bytes(config, model) for model in models)
+    passes = [pass_bytes(config, model) for model in models]
+    sampling = max(sampling_bytes(config, model) for model in models)
+    loop = decode_loop_bytes(config, models, max_model_len, max(passes))
     free, total = torch.cuda.mem_get_info(device)
     in_use = total - free
-    return int(total * config.cache.memory_utilization) - in_use - activations
+    allowed = int(total * config.cache.memory_utilization)
+    return allowed - in_use - max(passes) - sampling - loop
+
+
+def sampling_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
+    """Count the sampler's copies of the largest step's logits, and its state per request."""
+    rows = config.scheduler.max_num_seqs * (config.speculation.num_draft_tokens + 1)
+    rows = min(rows, config.scheduler.max_num_batched_tokens)
+    copies = rows * loaded.vocab_size * 4 * _SAMPLING_COPIES
+    return copies + config.scheduler.max_num_seqs * loaded.vocab_size * _STATE_BYTES
 
 
 @torch.inference_mode()
-def activation_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
-    """Measure what the largest step needs beside weights and KV cache, in bytes.
+def pass_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
+    """Measure what the largest pass needs beside weights and KV cache, in bytes, on CUDA.
 
-    One pass of `max_num_batched_tokens` tokens runs over a throw-away cache; the sampler's
-    copies of the logits and its state per request are added. Off CUDA, where torch counts no
-    peaks, only those are counted.
+    One pass of `max_num_batched_tokens` tokens runs over a throw-away cache.
     """
     num_tokens = config.scheduler.max_num_batched_tokens
-    rows = config.scheduler.max_num_seqs * (config.speculation.num_draft_tokens + 1)
-    sampling = min(rows, num_tokens) * loaded.vocab_size * 4 * _SAMPLING_COPIES
-    sampling += config.scheduler.max_num_seqs * loaded.vocab_size * _STATE_BYTES
-    if loaded.device.type != "cuda":
-        return sampling
     length = min(num_tokens, loaded.max_model_len)
     block_size = config.cache.block_size
     blocks = -(-length // block_size)
@@ -111,4 +116,4 @@ def activation_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
     peak = torch.cuda.max_memory_allocated(loaded.device) - before
     del runner
     torch.cuda.empty_cache()
-    return peak + sampling
+    return peak

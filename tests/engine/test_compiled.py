@@ -156,7 +156,7 @@ def test_the_setting_says_which_models_are_compiled(
     mode: str, device: str, is_compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[LoadedModel] = []
-    monkeypatch.setattr(model_pair, "compile_layers", seen.append)
+    monkeypatch.setattr("engine.model.compiled.compile_layers", seen.append)
     loaded = replace(from_model(tiny_llama()), device=torch.device(device))
     monkeypatch.setattr(model_pair, "load_model", lambda *_, **__: loaded)
     monkeypatch.setattr(model_pair, "check_model", lambda _: None)
@@ -172,12 +172,12 @@ def test_what_was_asked_for_is_compiled_or_refused(
         raise ModelNotSupportedError("compile: a reason")
 
     tiny_llama().save_pretrained(tmp_path)
-    monkeypatch.setattr(model_pair, "compile_layers", refuse)
+    monkeypatch.setattr("engine.model.compiled.compile_layers", refuse)
     options = {"model": str(tmp_path), "device": "cpu"}
     with pytest.raises(ModelLoadError, match="a reason"):
         model_pair.load_target(apply_options(EngineConfig(), options | {"compile": "on"}))
     loaded = model_pair.load_target(apply_options(EngineConfig(), options)).target
-    model_pair._compile(ModelConfig(), replace(loaded, device=torch.device("cuda")))
+    model_pair.compile_if_asked(ModelConfig(), replace(loaded, device=torch.device("cuda")))
     assert "a reason" in caplog.text
 
 

@@ -98,8 +98,9 @@ def test_steps_are_launched_before_the_ones_in_front_of_them_are_read(
         was_ahead.append(core._under_way is not None)
     # All but the end, where the answer may be complete.
     assert all(was_ahead[:-2])
-    graphs = core._loop._target._graphs  # type: ignore[union-attr]
-    assert graphs.num_replays > graphs.num_graphs
+    graphs = core._loop.graphs  # type: ignore[union-attr]
+    assert graphs.num_replays > graphs.num_graphs > 0
+    assert core.stats().num_graphs == graphs.num_graphs
 
 
 @pytest.mark.parametrize("budget", [16, 512])

@@ -13,7 +13,7 @@ from engine.core import EngineCore
 from engine.model.compiled import compile_layers
 from engine.model.loader import from_model
 from engine.model_pair import ModelPair
-from engine.runner.memory import activation_bytes
+from engine.runner.memory import pass_bytes
 from engine.sampling.noise import gumbel_noise
 from engine.speculative.layer_choice import choose_layers, trial_prompts
 from tests.tiny_models import generate, greedy, make_core, random_prompts, seeded, tiny_llama
@@ -111,7 +111,7 @@ def test_noise_is_the_same_on_every_device() -> None:
 
 def test_activations_of_a_full_step_are_measured() -> None:
     core = make_core(on_gpu())
-    assert activation_bytes(core.config, from_model(on_gpu())) > 0
+    assert pass_bytes(core.config, from_model(on_gpu())) > 0
 
 
 def test_the_cache_is_sized_from_free_memory() -> None:

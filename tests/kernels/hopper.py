@@ -18,7 +18,7 @@ from typing import Any
 
 SHARED_MEMORY_BYTES = 227 * 1024
 # Some registers kept in memory are no loss; more are a tile that is too large.
-MOST_SPILLED_BYTES = 256
+MOST_SPILLED_BYTES = 384
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from kernels.gumbel_limits_triton import gather_kernel, narrow_kernel
-from kernels.gumbel_scores_triton import merge_kernel, noise_kernel, peak_kernel, rank_kernel
-from kernels.gumbel_search_triton import limit_kernel, search_kernel
+from kernels.gumbel_noise_triton import noise_kernel
+from kernels.gumbel_scores_triton import merge_kernel, peak_kernel, rank_kernel
+from kernels.gumbel_search_triton import limit_kernel
 from tests.kernels.hopper import HopperCase
 
 TYPES = {
@@ -30,8 +31,8 @@ CHANGES = (
 PLAIN = dict.fromkeys(CHANGES)
 # What one block of a row, and one row's search, are cut into.
 SIZES = {
-    "SPLITS": 8, "CHUNK": 16384, "BLOCK": 1024, "NUM_GROUPS": 1024, "CAPACITY": 8192, "ROUND": 2,
-    "HAS_NOISE": True, "NUM_BLOCKS": 32,
+    "SPLITS": 8, "CHUNK": 16384, "BLOCK": 1024, "NUM_GROUPS": 1024, "CAPACITY": 8192, "FEW": 4096,
+    "ROUND": 2, "HAS_NOISE": True, "NUM_BLOCKS": 32,
 }  # fmt: skip
 FEW_ROWS = {"SPLITS": 128, "CHUNK": 1024}
 UNALIGNED = ("draft_stride", "mask_stride", "num_rows")
@@ -55,12 +56,13 @@ def case(kernel: Any, dtype: str, absent: dict[str, Any], num_warps: int = 4) ->
 def pass_of(dtype: str, absent: dict[str, Any], flag: bool) -> list[HopperCase]:
     """The kernels of one call, with or without log probabilities and margins."""
     flags = {**absent, "WITH_LOGPROBS": flag, "WITH_MARGINS": flag}
-    search = case(search_kernel, dtype, {**flags, "BLOCK": 4096}, 16)
     return [
-        *(case(k, dtype, flags) for k in (peak_kernel, narrow_kernel, gather_kernel, noise_kernel)),
-        case(narrow_kernel, dtype, {**flags, "ROUND": 0}),
-        case(limit_kernel, dtype, flags, 16),
-        search,
+        case(peak_kernel, dtype, flags),
+        case(narrow_kernel, dtype, {**flags, "ROUND": 0}, 8),
+        case(narrow_kernel, dtype, flags, 8),
+        case(gather_kernel, dtype, flags, 8),
+        case(noise_kernel, dtype, flags),
+        case(limit_kernel, dtype, {**flags, "BLOCK": 4096}, 16),
         case(merge_kernel, dtype, flags, 1),
         case(rank_kernel, dtype, flags),
     ]
@@ -71,6 +73,8 @@ CASES = [
     *pass_of("fp32", PLAIN, False),
     case(peak_kernel, "bf16", {**PLAIN, "WITH_LOGPROBS": False, "group_best": None}),
     case(peak_kernel, "bf16", {**PLAIN, "WITH_LOGPROBS": False, **FEW_ROWS}),
+    case(narrow_kernel, "bf16", {**PLAIN, **FEW_ROWS}, 8),
+    case(gather_kernel, "bf16", {**PLAIN, **FEW_ROWS}, 8),
     case(
         noise_kernel,
         "bf16",

@@ -43,7 +43,13 @@ def in_triton(capacity: int) -> Sample:
         from kernels.gumbel_sample_triton import Tiling, gumbel_sample_triton
 
         tiling = Tiling(
-            block=64, splits=(2,), num_groups=64, capacity=capacity, num_rounds=2, limit_warps=4
+            block=64,
+            splits=(2,),
+            num_groups=64,
+            capacity=capacity,
+            few=16,
+            num_rounds=2,
+            limit_warps=4,
         )
         rows.check(logits)
         with poisoned_memory(), warnings.catch_warnings():
@@ -149,6 +155,17 @@ def test_signed_zeros_are_equal(sample: Sample) -> None:
     logits[:, 40:] = -5.0
     logits[:, :20] = -0.0
     case = make_case(logits, [{"temperature": 0.0}, {"top_k": 3}, {"top_p": 0.2}])
+    check(case, sample)
+
+
+@pytest.mark.parametrize("sample", WAYS)
+def test_scores_that_swallow_the_noise_tie_and_the_lowest_id_wins(sample: Sample) -> None:
+    logits = random_logits(3)
+    logits[:, 70:90] = 1e9
+    logits[1, 200] = 1e9
+    logits[2] = 1e9
+    case = make_case(logits, [{}, {"top_p": 0.9}, {"min_p": 0.5}])
+    assert case.expected().token_ids.tolist() == [70, 70, 0]
     check(case, sample)
 
 
@@ -310,6 +327,56 @@ def large_case(seed: int, num_rows: int = NUM_ROWS) -> SampleCase:
     logits[:, :20] += torch.linspace(0.0, 14.0, num_rows)[:, None]
     settings = [random_settings(1000 * seed + row, LLAMA_VOCAB) for row in range(num_rows)]
     return make_case(logits.bfloat16(), settings, masked=range(0, num_rows, 7))
+
+
+# Spread of the scores, and by how much the first few stand out.
+FLAT = [(1.0, 0.0), (0.6, 0.0), (0.3, 0.0), (1.5, 0.0), (2.0, 0.0)]
+PEAKED = [(3.0, 6.0), (4.0, 0.0), (3.0, 0.0), (1.0, 14.0), (2.0, 6.0), (3.0, 14.0)]
+ORDINARY = [
+    {"top_p": 0.9}, {"top_k": 50, "top_p": 0.9}, {"top_p": 0.5}, {"top_p": 0.99}, {"top_k": 50},
+    {"min_p": 0.05}, {"top_p": 0.95, "temperature": 0.7},
+]  # fmt: skip
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("shapes", "settings"),
+    [
+        pytest.param(FLAT[:1], ORDINARY[:1], id="flat"),
+        pytest.param(PEAKED[:1], ORDINARY[:2], id="peaked"),
+        pytest.param(FLAT + PEAKED, ORDINARY, id="all", marks=pytest.mark.gpu),
+    ],
+)
+def test_large_rows_are_not_searched_as_a_whole(
+    shapes: list[tuple[float, float]],
+    settings: list[dict[str, object]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import kernels.gumbel_sample_triton as kernels
+
+    found = []
+
+    class Recorded(kernels.Limits):
+        def find(self, *args: object) -> None:
+            super().find(*args)
+            found.append(self)
+
+    monkeypatch.setattr(kernels, "Limits", Recorded)
+    logits = random_logits(len(shapes), LLAMA_VOCAB) / 3.0
+    logits *= torch.tensor([spread for spread, _ in shapes])[:, None]
+    heads = torch.tensor([head for _, head in shapes])[:, None]
+    logits[:, :20] += torch.linspace(0, 1, 20) * heads
+    logits = logits.repeat_interleave(len(settings), dim=0).bfloat16().to(DEVICE)
+    rows = moved(make_case(logits, settings * len(shapes)).rows(), DEVICE)
+    # The interpreter cannot bear many programs.
+    tiling = kernels.Tiling() if DEVICE == "cuda" else kernels.Tiling(block=2**14, splits=(8,))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        sampled = kernels.gumbel_sample_triton(logits, rows, tiling=tiling)
+    expected = gumbel_sample_reference(logits, rows)
+    assert sampled.token_ids.tolist() == expected.token_ids.tolist()
+    [limits] = found
+    assert (limits.num_near >= 0).all(), limits.num_near.tolist()
 
 
 @pytest.mark.gpu

@@ -127,18 +127,56 @@ def test_the_twin_equals_reference(batch: list[tuple[int, int]], extras: dict[st
 
 
 @pytest.mark.parametrize("num_programs", [1, 2, 5, 64])
-@pytest.mark.parametrize(("window", "many_merges"), [(None, 1), (20, 512)])
+@pytest.mark.parametrize(
+    ("window", "many_merges", "bytes_in_place"), [(None, 1, 0), (20, 512, 0), (20, 1, 2**20)]
+)
 @pytest.mark.usefixtures("small_pieces")
 def test_shares_may_end_anywhere(
-    num_programs: int, window: int | None, many_merges: int, monkeypatch: pytest.MonkeyPatch
+    num_programs: int,
+    window: int | None,
+    many_merges: int,
+    bytes_in_place: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One program computes all, requests lie in several shares, or shares are left over."""
     monkeypatch.setattr(paged_attention_triton, "MANY_MERGES", many_merges)
+    monkeypatch.setattr(paged_attention_triton, "MOST_BYTES_IN_PLACE", bytes_in_place)
     monkeypatch.setattr(
         paged_attention_triton, "num_programs_at_once", lambda device, sizes: num_programs
     )
     case = make_paged_case([(1, 90), (2, 3), (0, 50), (3, 100), (1, 16)], device=DEVICE)
     check(poisoned_kernels, case, sliding_window=window, **with_sinks({"sinks": True}))
+
+
+@pytest.mark.parametrize("bytes_in_place", [0, 2**20])
+@pytest.mark.parametrize("batch", [[(1, 150)], [(9, 150)], [(2, 70), (5, 90)]], ids=str)
+@pytest.mark.usefixtures("small_pieces")
+def test_calls_leave_nothing_to_the_next(
+    batch: list[tuple[int, int]], bytes_in_place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paged_attention_triton, "MOST_BYTES_IN_PLACE", bytes_in_place)
+    case = make_paged_case(batch, device=DEVICE)
+    first = poisoned_kernels(*case.inputs, scaling=SCALING)
+    check(poisoned_kernels, make_paged_case([(2, 40), (1, 100)], device=DEVICE))
+    assert torch.equal(poisoned_kernels(*case.inputs, scaling=SCALING), first)
+    check(poisoned_kernels, case)
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
+@pytest.mark.parametrize(
+    "batch", [[(1, 40)], [(1, 40), (3, 33), (0, 7)], [(60, 75), (1, 9)]], ids=str
+)
+def test_requests_may_have_any_rows_of_the_tables(
+    batch: list[tuple[int, int]], way: Attend
+) -> None:
+    case = make_paged_case(batch, device=DEVICE)
+    tables = case.layout.block_tables
+    rows = torch.arange(len(batch), device=DEVICE, dtype=torch.int32).flip(0) * 2 + 1
+    spread = torch.full((2 * len(batch) + 1, tables.shape[1]), -(2**30), dtype=torch.int32)
+    spread = spread.to(DEVICE).index_copy(0, rows.long(), tables)
+    expected = way(*case.inputs, scaling=SCALING)
+    output = way(*case.with_layout(block_tables=spread, table_rows=rows).inputs, scaling=SCALING)
+    torch.testing.assert_close(output[: case.num_rows], expected[: case.num_rows], atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS.keys())
@@ -300,6 +338,7 @@ def test_a_graph_replays_over_other_lengths() -> None:
     layout: PagedLayout = case.layout
     lengths = layout.seq_lens.clone()
     layout.seq_lens.fill_(5)
+    torch.cuda.synchronize()
     paged_attention_on_device(*case.inputs, scaling=128**-0.5)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
@@ -308,3 +347,22 @@ def test_a_graph_replays_over_other_lengths() -> None:
     layout.seq_lens.copy_(lengths)
     graph.replay()
     assert error_of(output, case) < 1e-2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize(
+    "batch", [[(1, 256)], [(1, 300)], [(1, 8192)], [(4, 8192)], [(2, 8000)] * 8], ids=str
+)
+def test_calls_that_follow_each_other_closely_find_the_same(batch: list[tuple[int, int]]) -> None:
+    case = make_paged_case(batch, LLAMA_8B, torch.bfloat16, "cuda")
+    first = paged_attention_on_device(*case.inputs, scaling=128**-0.5)
+    assert error_of(first, case) < 1e-2
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = [paged_attention_on_device(*case.inputs, scaling=128**-0.5) for _ in range(20)]
+    for _ in range(5):
+        for output in outputs:
+            output.fill_(float("nan"))
+        torch.cuda.synchronize()
+        graph.replay()
+        assert all(torch.equal(output, first) for output in outputs)

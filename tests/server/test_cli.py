@@ -119,7 +119,11 @@ def test_the_servers_process_reads_text_without_torch(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["serve", "generate", "chat", "bench", "bench speculation", "tune"]
+    "command",
+    [
+        *("serve", "generate", "chat", "bench", "tune"),
+        *("bench speculation", "bench serve", "bench throughput", "bench latency", "bench startup"),
+    ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

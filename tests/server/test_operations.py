@@ -127,6 +127,8 @@ def test_metrics_count_what_the_engine_and_the_server_saw() -> None:
             assert found[f"{prefix}overhead_seconds_total"] == pytest.approx(0.0045)
             assert found[f"{prefix}controller_seconds_total"] == 0
             assert found[f"{prefix}estimated_speedup"] == 1
+            assert found[f"{prefix}num_graphs"] == 3
+            assert found[f"{prefix}graph_bytes"] == 4096
             stop = '{"finished_reason": "stop"}'
             assert found[f"{prefix}request_success_total{stop}"] == 3
             assert found[f"{prefix}time_to_first_token_seconds_count"] == 3

@@ -1,0 +1,1 @@
+"""Measures OpenAI-compatible servers from outside, as `benchmarks/serve.py` asks for."""
