@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,12 +50,16 @@ def _add_install_flags(parser: argparse.ArgumentParser) -> None:
         help=f"holds an environment for each peer (default: {DEFAULT_FOLDER})",
     )
     parser.add_argument(
-        "pip_words", nargs="*", metavar="WORD", help="behind --: added to every pip install"
+        "--pip",
+        type=shlex.split,
+        default=[],
+        metavar="WORDS",
+        help="added to every pip install, as one text: --pip='--find-links DIR'",
     )
 
 
 def _install(args: argparse.Namespace) -> int:
-    seconds = install(args.peer, args.into, args.pip_words)
+    seconds = install(args.peer, args.into, args.pip)
     sys.stdout.write(f"{args.peer}: installed in {args.into / args.peer}, {seconds:.0f} s\n")
     return 0
 

