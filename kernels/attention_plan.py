@@ -14,6 +14,11 @@ from dataclasses import dataclass, field
 
 import torch
 
+from kernels.paged_attention_cpu import FewRows, make_few_rows, serves
+
+# Of verify passes over short contexts, and of decode passes over any; the rest are better products
+# of matrices.
+MOST_FEW_ROWS = 16
 MAX_BATCHED_ROWS = 64
 ROWS_PER_PIECE = 256
 SHORTEST_LENGTH_CLASS = 256
@@ -137,11 +142,13 @@ class AttentionPlan:
 
     Attributes:
         num_tokens: packed query rows.
-        groups: calls to make; together they cover every row once.
+        groups: calls to make; together with `few` they cover every row once.
+        few: rows that are attended to one by one, where this machine can.
     """
 
     num_tokens: int
     groups: list[RowGroup]
+    few: FewRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,7 @@ def plan_paged_attention(
     block_size: int,
     *,
     device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
 ) -> AttentionPlan:
     """Plan one step's attention; the only place that reads lengths back to the host.
 
@@ -169,6 +177,7 @@ def plan_paged_attention(
         seq_lens: [num_requests] integer, keys of each request, its own rows included.
         block_size: tokens per block.
         device: where the caches live; none = where `block_tables` lives.
+        dtype: of the caches, where few rows may be attended to one by one.
 
     Raises:
         ValueError: a request has more rows than keys, or its table is too short for its keys.
@@ -179,6 +188,7 @@ def plan_paged_attention(
         seq_lens.tolist(),
         block_size,
         device=block_tables.device if device is None else device,
+        dtype=dtype,
     )
 
 
@@ -189,6 +199,7 @@ def plan_from_lists(
     block_size: int,
     *,
     device: torch.device,
+    dtype: torch.dtype | None = None,
 ) -> AttentionPlan:
     """Plan one step's attention from plain numbers; see `plan_paged_attention`.
 
@@ -198,6 +209,7 @@ def plan_from_lists(
         seq_lens: keys of each request.
         block_size: tokens per block.
         device: where the caches live.
+        dtype: as there.
 
     Raises:
         ValueError: as `plan_paged_attention`.
@@ -212,8 +224,20 @@ def plan_from_lists(
                 f"request {index}: {kv_len} keys exceed its {len(blocks)} blocks of {block_size}."
             )
         pieces += _cut(first_row, end_row, kv_len, blocks[: -(-kv_len // block_size)])
+    few: FewRows | None = None
+    if dtype is not None and device.type == "cpu" and serves(dtype):
+        short = [piece for piece in pieces if _has_few_rows(piece)]
+        pieces = [piece for piece in pieces if not _has_few_rows(piece)]
+        if short:
+            spans = [(piece.first_row, piece.num_rows, piece.kv_len) for piece in short]
+            few = make_few_rows(spans, [piece.blocks for piece in short], block_size)
     groups = [_group(members, block_size, device) for members in _classes(pieces)]
-    return AttentionPlan(num_tokens=bounds[-1], groups=groups)
+    return AttentionPlan(bounds[-1], groups, few)
+
+
+def _has_few_rows(piece: _Piece) -> bool:
+    is_short = piece.num_rows <= MOST_FEW_ROWS and piece.kv_len < LONG_CONTEXT
+    return piece.num_rows == 1 or is_short
 
 
 def _cut(first_row: int, end_row: int, kv_len: int, blocks: list[int]) -> list[_Piece]:
@@ -231,8 +255,8 @@ def _cut(first_row: int, end_row: int, kv_len: int, blocks: list[int]) -> list[_
 
 def _classes(pieces: list[_Piece]) -> list[list[_Piece]]:
     """Sort pieces into batches of like length, so that padding at most quadruples the keys."""
-    if len(pieces) == 1:
-        return [pieces]
+    if len(pieces) <= 1:
+        return [pieces] if pieces else []
     alone: list[list[_Piece]] = []
     classes: dict[tuple[bool, int], list[_Piece]] = defaultdict(list)
     for piece in pieces:

@@ -189,6 +189,7 @@ def _one_step(
         torch.tensor([share.stop for share in shares]),
         _BLOCK_SIZE,
         device=loaded.device,
+        dtype=loaded.dtype,
     )
     token_ids = torch.cat([prompts[share.index][share.start : share.stop] for share in shares])
     return forward_packed(

@@ -62,9 +62,17 @@ class InputBatch:
         block_size: tokens per block.
         max_num_tokens: tokens of one pass at most.
         device: where the tensors go.
+        dtype: of the keys and values, where few rows may be attended to one by one.
     """
 
-    def __init__(self, block_size: int, max_num_tokens: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        block_size: int,
+        max_num_tokens: int,
+        device: torch.device,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self._dtype = dtype
         self._block_size = block_size
         self._device = device
         self._token_ids = np.empty(max_num_tokens, dtype=np.int64)
@@ -103,7 +111,14 @@ class InputBatch:
             token_ids,
             positions,
             slots,
-            plan=plan_from_lists(tables, bounds, seq_lens, self._block_size, device=self._device),
+            plan=plan_from_lists(
+                tables,
+                bounds,
+                seq_lens,
+                self._block_size,
+                device=self._device,
+                dtype=self._dtype,
+            ),
             logits_rows=torch.from_numpy(logits_rows),
         )
 

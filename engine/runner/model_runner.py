@@ -38,7 +38,7 @@ class ModelRunner:
         self.storage = storage or KVCacheStorage(
             loaded.layers, num_blocks, block_size, loaded.dtype, loaded.device
         )
-        self.input_batch = InputBatch(block_size, max_num_tokens, loaded.device)
+        self.input_batch = InputBatch(block_size, max_num_tokens, loaded.device, loaded.dtype)
 
     def execute(
         self, spans: Sequence[Span], *, last_token_ids: torch.Tensor | None = None
