@@ -21,6 +21,7 @@ from engine.speculative.layer_choice import choose_layers, trial_prompts
 from engine.tokenization import Tokenizer, load_tokenizer
 from engine.vocabularies import ForeignVocabulary, Vocabulary, choose_vocabulary
 from kernels.launch import Overlap, can_overlap
+from kernels.rms_norm_cpu import serves
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def _load_shape(
 def compile_if_asked(model: ModelConfig, loaded: LoadedModel) -> None:
     """Compile a loaded model's layers, where the settings say so.
 
-    On CUDA, layers that are not compiled get our own kernels for norms and gates instead.
+    Layers that are not compiled get our own kernels instead: for norms, and on CUDA for gates.
 
     Raises:
         ModelNotSupportedError: that was asked for by name, and they cannot be compiled.
@@ -156,8 +157,9 @@ def compile_if_asked(model: ModelConfig, loaded: LoadedModel) -> None:
             if model.compile == ON:
                 raise
             logger.warning("not_compiled model=%s reason=%s", loaded.name, error)
-    if is_cuda:
+    if is_cuda or serves(loaded.dtype):
         fuse_norms(loaded.model)
+    if is_cuda:
         fuse_gates(loaded.model)
 
 

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import torch
 
+from kernels.rms_norm_cpu import can_serve, rms_norm_on_cpu
+
 
 def rms_norm(
     hidden: torch.Tensor, weight: torch.Tensor, epsilon: float, *, is_gemma: bool = False
@@ -31,6 +33,8 @@ def rms_norm(
         from kernels.rms_norm_triton import rms_norm_triton
 
         return rms_norm_triton(hidden, None, weight, epsilon, is_gemma)[0]
+    if can_serve(hidden) and not torch.compiler.is_compiling():
+        return rms_norm_on_cpu(hidden, weight, epsilon, is_gemma)
     return rms_norm_reference(hidden, weight, epsilon, is_gemma)
 
 

@@ -37,10 +37,29 @@ def test_is_the_layer_of_transformers(is_gemma: bool, dtype: torch.dtype) -> Non
     layer = (GemmaRMSNorm if is_gemma else LlamaRMSNorm)(24, EPSILON).to(dtype)
     layer.weight.data.copy_(weight)
     with torch.inference_mode():
-        assert torch.equal(rms_norm(hidden, weight, EPSILON, is_gemma=is_gemma), layer(hidden))
+        assert torch.equal(rms_norm_reference(hidden, weight, EPSILON, is_gemma), layer(hidden))
         normed, added = add_rms_norm(hidden, residual, weight, EPSILON, is_gemma=is_gemma)
         assert torch.equal(added, hidden + residual)
         assert torch.equal(normed, layer(hidden + residual))
+
+
+@pytest.mark.parametrize("tolerance", TOLERANCES)
+@pytest.mark.parametrize("shape", [(3, 24), (1, 1, 320), (2, 5, 33), (0, 16), (4, 1)])
+@pytest.mark.parametrize("is_gemma", [False, True])
+def test_a_cpu_gives_what_the_reference_gives(
+    is_gemma: bool, shape: tuple[int, ...], tolerance: tuple[torch.dtype, float, float]
+) -> None:
+    dtype, atol, rtol = tolerance
+    hidden, _, weight = inputs(shape, dtype, "cpu")
+    for rows in (hidden, torch.zeros_like(hidden), hidden.new_full(shape, float("nan"))):
+        ours = rms_norm(rows, weight, EPSILON, is_gemma=is_gemma)
+        theirs = rms_norm_reference(rows, weight, EPSILON, is_gemma)
+        assert (ours.dtype, ours.shape) == (dtype, rows.shape)
+        torch.testing.assert_close(ours, theirs, atol=atol, rtol=rtol, equal_nan=True)
+    apart = torch.cat([hidden, hidden], dim=-1)[..., : shape[-1]]
+    ours = rms_norm(apart, weight, EPSILON, is_gemma=is_gemma)
+    theirs = rms_norm_reference(hidden, weight, EPSILON, is_gemma)
+    torch.testing.assert_close(ours, theirs, atol=atol, rtol=rtol)
 
 
 def check(shape: tuple[int, ...], tolerance: tuple[torch.dtype, float, float], device: str) -> None:
