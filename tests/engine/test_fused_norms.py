@@ -137,14 +137,22 @@ def num_replaced(model: nn.Module) -> int:
     return sum(isinstance(m.forward, FusedNorm | FusedGate) for m in model.modules())
 
 
-def test_only_gpus_whose_layers_are_not_compiled_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_are_not_compiled_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[object] = []
     monkeypatch.setattr(compiled, "compile_layers", seen.append)
-    on_cpu = from_model(tiny_llama())
-    model_pair.compile_if_asked(ModelConfig(compile="off"), on_cpu)
-    as_if_on_gpu = replace(on_cpu, device=torch.device("cuda"))
+    as_if_on_gpu = replace(from_model(tiny_llama()), device=torch.device("cuda"))
     model_pair.compile_if_asked(ModelConfig(), as_if_on_gpu)
     assert seen == [as_if_on_gpu]
-    assert num_replaced(on_cpu.model) == 0
+    assert num_replaced(as_if_on_gpu.model) == 0
     model_pair.compile_if_asked(ModelConfig(compile="off"), as_if_on_gpu)
     assert num_replaced(as_if_on_gpu.model) == 5 + 2
+
+
+@pytest.mark.parametrize("has_compiler", [False, True])
+def test_a_cpu_gets_norms_where_it_has_the_function(
+    has_compiler: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_pair, "serves", lambda _: has_compiler)
+    loaded = from_model(tiny_llama())
+    model_pair.compile_if_asked(ModelConfig(), loaded)
+    assert num_replaced(loaded.model) == (5 if has_compiler else 0)
