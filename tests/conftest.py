@@ -43,19 +43,21 @@ class DemoPair(NamedTuple):
     draft: Path
 
 
+if HAS_TORCH:
+    import torch
+
+    if not torch.cuda.is_available():
+        # Triton decides when it is imported whether its interpreter runs kernels, and the folders'
+        # own conftest files import it before any hook is called.
+        os.environ["TRITON_INTERPRET"] = "1"
+
+
 def pytest_configure() -> None:
-    """Keep torch to one thread: the models are tiny, and idle threads would spin.
-
-    Triton decides at a kernel's definition whether its interpreter runs it.
-    """
+    """Keep torch to one thread: the models are tiny, and idle threads would spin."""
     if HAS_TORCH:
-        import torch
-
         torch.set_num_threads(NUM_THREADS)
-        if not torch.cuda.is_available():
-            os.environ["TRITON_INTERPRET"] = "1"
-            if find_spec("triton") is not None:
-                _let_interpreted_loops_count()
+        if not torch.cuda.is_available() and find_spec("triton") is not None:
+            _let_interpreted_loops_count()
 
 
 def _let_interpreted_loops_count() -> None:
@@ -80,8 +82,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if not HAS_TORCH:
         pytest.skip("needs a CUDA device; torch is not installed")
-    import torch
-
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device; torch sees none")
 

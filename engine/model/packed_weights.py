@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 import torch
@@ -33,6 +34,9 @@ class PackedWeight:
     """
 
     packed: torch.Tensor
+
+    def __deepcopy__(self, _: Any) -> None:
+        """Leave copies of models with their plain weights, which may be changed."""
 
     def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         """Compute x @ weight^T + bias.

@@ -171,10 +171,10 @@ def test_a_server_that_refuses_plain_requests_is_named_with_its_words(tmp_path: 
 
 def test_our_own_server_is_started_with_the_flags_that_were_given() -> None:
     words = ["m", "--draft", "ngram,suffix", "--no-prefix-caching", "--speculation", "3"]
-    args = make_parser("bench").parse_args(["bench", "serve", *words, "--threads", "1"])
+    args = make_parser().parse_args(["bench", "serve", *words, "--threads", "1"])
     assert plan_of(args).loads[0].concurrency == 1
     started = engine_words(args)
-    served = make_parser("serve").parse_args(["serve", *started])
+    served = make_parser().parse_args(["serve", *started])
     for name in ("model", "draft", "prefix_caching", "speculation", "threads"):
         if hasattr(args, name):
             assert getattr(served, name) == getattr(args, name)
@@ -216,4 +216,4 @@ def test_a_server_that_cannot_start_is_told_with_its_log(
 
 def test_a_config_is_checked_before_a_server_is_started() -> None:
     with pytest.raises(ConfigError, match="no such configuration"):
-        plan_of(make_parser("bench").parse_args(["bench", "serve", "--config", "no-such"]))
+        plan_of(make_parser().parse_args(["bench", "serve", "--config", "no-such"]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import deepcopy
 
 import pytest
 import torch
@@ -82,6 +83,15 @@ def test_a_layer_that_is_cast_goes_back_to_its_plain_weight() -> None:
     expected = layer(x)
     layer.to(torch.float64)
     torch.testing.assert_close(layer(x.double()).float(), expected)
+
+
+def test_a_copy_follows_its_plain_weights() -> None:
+    model = from_model(tiny_llama()).model
+    copied = deepcopy(model)
+    with torch.no_grad():
+        copied.lm_head.weight.mul_(2.0)
+    hidden = torch.randn(1, 3, 32)
+    torch.testing.assert_close(copied.lm_head(hidden), 2.0 * model.lm_head(hidden))
 
 
 def test_other_types_are_not_packed() -> None:

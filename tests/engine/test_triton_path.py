@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 
+from engine.model.loader import from_model
 from tests.tiny_models import generate, greedy, make_core, random_prompts, seeded, tiny_llama
 
 pytestmark = [
@@ -33,7 +35,6 @@ def expected() -> list[list[int]]:
 def triton_path(expected: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Let the decode loop use its kernels on the CPU, in the interpreter; notes who was called."""
     from kernels import decode_state_triton, gumbel_sample_triton, kv_cache_write_triton
-    from kernels.paged_attention_triton import paged_attention_on_device
 
     called: list[str] = []
 
@@ -57,12 +58,18 @@ def triton_path(expected: list[list[int]], monkeypatch: pytest.MonkeyPatch) -> l
     put("engine.runner.device_pass", "place_drafts", decode_state_triton.place_drafts_triton)
     put("engine.runner.device_pass", "gumbel_sample", gumbel_sample_triton.gumbel_sample_triton)
     put("engine.model.attention", "kv_cache_write", kv_cache_write_triton.kv_cache_write_triton)
-    put("engine.model.attention", "paged_attention", paged_attention_on_device)
     return called
 
 
 def test_words_are_the_same(expected: list[list[int]], triton_path: list[str]) -> None:
-    core = make_core(tiny_llama(), tiny_llama(), speculation=2, decode_ahead="on", max_num_seqs=3)
+    from kernels.paged_attention_triton import paged_attention_on_device
+
+    def attend(*args: Any, **kwargs: Any) -> torch.Tensor:
+        triton_path.append("paged_attention")
+        return paged_attention_on_device(*args, **kwargs)
+
+    pair = [replace(from_model(tiny_llama()), attend=attend) for _ in range(2)]
+    core = make_core(*pair, speculation=2, decode_ahead="on", max_num_seqs=3)
     assert generate(core, PROMPTS, SETTINGS) == expected
     assert set(triton_path) == {
         "prepare_rows",
