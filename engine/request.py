@@ -18,6 +18,7 @@ NO_TOKEN_POSSIBLE = (
     "The request's settings (allowed_token_ids, bad_words, min_tokens, the shape of the answer) "
     "leave no token possible at this place; it cannot go on."
 )
+INVALID_LOGITS = "The model's logits held NaN or infinity; this request cannot go on."
 # Who drafts, as told in deltas and reports.
 DRAFT_MODEL = "draft_model"
 GRAMMAR = "grammar"
@@ -269,6 +270,11 @@ class Request:
         # Nothing comes before the first token, so it has none.
         wanted = self.params.prompt_logprobs is not None
         return wanted and self.num_prompt_logprobs < self.num_prompt_tokens - 1
+
+    @property
+    def reason_without_token(self) -> str:
+        """What to say where the sampler found no token to take."""
+        return NO_TOKEN_POSSIBLE if self.params.can_rule_out_all else INVALID_LOGITS
 
     def append(self, sampled: list[int]) -> list[int]:
         """Append sampled tokens up to the one that ends the answer, and note why it ended.

@@ -19,17 +19,13 @@ from __future__ import annotations
 
 import torch
 
+from kernels.philox import gumbel_rows
 from kernels.sample_rows import SampledRows, SampleRows
 
 __all__ = ["SampleRows", "SampledRows", "gumbel_sample", "gumbel_sample_reference"]
 
 _NEVER = float("-inf")
 _TINY = torch.finfo(torch.float32).tiny
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_NUM_ROUNDS = 10
-_LANES = 4
-_MASK = 0xFFFFFFFF
 
 
 def gumbel_sample(
@@ -162,25 +158,6 @@ def _warped(scores: torch.Tensor, rows: SampleRows) -> torch.Tensor:
 
 def _noise(rows: SampleRows) -> torch.Tensor:
     """The Gumbel noise of every row: [R, vocab_size], float32."""
-    num_groups = -(-rows.vocab_size // _LANES)
-    seed = rows.seed[rows.slots][:, None]
-    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
-    c0 = torch.arange(num_groups, device=seed.device)[None, :]
-    c1 = (rows.num_tokens[rows.slots] + rows.offsets)[:, None]
-    c2 = rows.choice[rows.slots][:, None].long()
-    c3 = torch.zeros_like(c2)
-    for _ in range(_NUM_ROUNDS):
-        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
-        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    shape = (len(seed), num_groups)
-    words = torch.stack([word.expand(shape) for word in (c0, c1, c2, c3)], dim=-1)
-    uniform = (words.flatten(1)[:, : rows.vocab_size].double() + 0.5) * 2.0**-32
-    return (-torch.log(-torch.log(uniform))).float()
-
-
-def _multiply(multiplier: int, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The high and low 32 bits of a 32 x 32 bit product; int64 wraps, so the bits are right."""
-    product = words * multiplier
-    return (product >> 32) & _MASK, product & _MASK
+    slots = rows.slots
+    positions = rows.num_tokens[slots] + rows.offsets
+    return gumbel_rows(rows.seed[slots], rows.choice[slots].long(), positions, rows.vocab_size)

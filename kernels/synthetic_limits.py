@@ -15,11 +15,8 @@ from __future__ import annotations
 import torch
 
 from kernels.decode_state import Dice
+from kernels.philox import philox
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_NUM_ROUNDS = 10
-_MASK = 0xFFFFFFFF
 _DRAWS = 1
 
 
@@ -71,13 +68,6 @@ def synthetic_limits_reference(
 
 def _draws(seeds: torch.Tensor, choices: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     """Draw per (seed, choice, position), broadcast; int64 to float64, above 0 and below 1."""
-    k0, k1 = seeds & _MASK, (seeds >> 32) & _MASK
-    c0, c1, c2 = torch.zeros_like(positions), positions, choices
-    c3 = torch.full_like(positions, _DRAWS)
-    for _ in range(_NUM_ROUNDS):
-        product0, product1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0 = ((product1 >> 32) & _MASK) ^ c1 ^ k0
-        c2 = ((product0 >> 32) & _MASK) ^ c3 ^ k1
-        c1, c3 = product1 & _MASK, product0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return (c0.double() + 0.5) * 2.0**-32
+    draws = torch.full_like(positions, _DRAWS)
+    words = philox((torch.zeros_like(positions), positions, choices, draws), seeds)
+    return (words[0].double() + 0.5) * 2.0**-32

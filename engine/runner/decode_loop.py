@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from engine.request import NO_TOKEN_POSSIBLE, Request
+from engine.request import Request
 from engine.runner.buckets import buckets_up_to
 from engine.runner.device_pass import DevicePass
 from engine.runner.device_queue import DeviceQueue, Mark
@@ -28,8 +28,6 @@ from kernels.decode_state import DecodeState
 
 # Where passes are timed: far enough into an answer that there is something to attend to.
 _TIMED_TOKENS = 97
-
-_INVALID = "The model's logits held NaN or infinity; this request cannot go on."
 
 
 @dataclass(slots=True)
@@ -147,8 +145,7 @@ class DecodeLoop:
             outcome.num_accepted_tokens = len(outcome.sampled) - 1
             slot.num_tokens += len(outcome.sampled)
             if row[ANY_INVALID]:
-                rules_out = share.request.params.can_rule_out_all
-                outcome.error = NO_TOKEN_POSSIBLE if rules_out else _INVALID
+                outcome.error = share.request.reason_without_token
         return ModelOutput(outcomes)
 
     def seconds(self, iteration: Iteration) -> tuple[float, float]:

@@ -17,9 +17,19 @@ from kernels.decode_state import Dice, allocate_decode_state
 
 
 def decodes_ahead(config: EngineConfig, device: torch.device) -> bool:
-    """Whether an engine on a device runs a decode loop."""
-    wanted = config.runner.decode_ahead
-    return device.type == "cuda" if wanted == AUTO else wanted != OFF
+    """Whether an engine on a device runs a decode loop.
+
+    Raises:
+        ConfigError: it does not, and graphs are asked for by name, which only a loop has.
+    """
+    wanted, graphs = config.runner.decode_ahead, config.runner.graphs
+    is_ahead = device.type == "cuda" if wanted == AUTO else wanted != OFF
+    if not is_ahead and graphs in (LAZY, FULL):
+        raise ConfigError(
+            f"graphs: {graphs} needs --decode-ahead on and a CUDA device; decode_ahead is {wanted} "
+            f"here, on {device.type}."
+        )
+    return is_ahead
 
 
 def graphs_for(config: EngineConfig, device: torch.device) -> Graphs:

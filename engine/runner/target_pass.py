@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from engine.request import NO_TOKEN_POSSIBLE, TokenLogprobs
+from engine.request import TokenLogprobs
 from engine.runner.input_batch import Span
 from engine.runner.prompt_logprobs import num_prompt_rows
 from engine.sampling.logprobs import RowLogprobs
@@ -12,8 +12,6 @@ from engine.sampling.sampler import SamplerOutput
 from engine.speculative.proposer import Draft
 from engine.speculative.verifier import Verification
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
-
-_INVALID = "The model's logits held NaN or infinity; this request cannot go on."
 
 
 def target_spans(scheduled: SchedulerOutput, draft: Draft) -> list[Span]:
@@ -71,8 +69,7 @@ def collect_outcomes(
         outcome.sampled = verification.emitted[index]
         outcome.num_accepted_tokens = verification.num_accepted[index]
         if is_invalid is not None and any(is_invalid[row : row + len(outcome.sampled)]):
-            rules_out = share.request.params.can_rule_out_all
-            outcome.error = NO_TOKEN_POSSIBLE if rules_out else _INVALID
+            outcome.error = share.request.reason_without_token
         outcome.logprobs = _logprobs(share, sampled.logprobs, row, len(outcome.sampled))
         index += 1
         row += num_drafts + 1

@@ -23,22 +23,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
-_NUM_ROUNDS = 10
+from kernels.philox import MASK, MULTIPLIERS, NUM_ROUNDS, WEYL, gumbel_rows
+
 _LANES = 4
-_MASK = 0xFFFFFFFF
 # Counters per numpy call: few calls, and the working arrays still fit in a core's L2 cache.
 _CHUNK = 8192
 _DRAWS = 1
 
 Words = npt.NDArray[np.uint64]
-_LOW, _HALF = np.uint64(_MASK), np.uint64(32)
-_M0, _M1 = (np.uint64(multiplier) for multiplier in _MULTIPLIERS)
+_LOW, _HALF = np.uint64(MASK), np.uint64(32)
+_M0, _M1 = (np.uint64(multiplier) for multiplier in MULTIPLIERS)
 _MULTIPLIER_COLUMN = np.array([_M0, _M1])[:, None, None]
 # What rounds after the first have added to their key: [num_rounds - 1, 2, 1].
 _LATER_WEYLS = np.array(
-    [[[num * weyl] for weyl in _WEYL] for num in range(1, _NUM_ROUNDS)], dtype=np.uint64
+    [[[num * weyl] for weyl in WEYL] for num in range(1, NUM_ROUNDS)], dtype=np.uint64
 )
 # Which 32-bit half of a 64-bit state word holds its even lane, and which its odd one.
 _HALF_OF_LANE = (1, 0) if sys.byteorder == "little" else (0, 1)
@@ -53,15 +51,15 @@ def philox4x32(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, in
     """
     c0, c1, c2, c3 = counter
     k0, k1 = key
-    for _ in range(_NUM_ROUNDS):
-        product0, product1 = _MULTIPLIERS[0] * c0, _MULTIPLIERS[1] * c2
+    for _ in range(NUM_ROUNDS):
+        product0, product1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
         c0, c1, c2, c3 = (
             (product1 >> 32) ^ c1 ^ k0,
-            product1 & _MASK,
+            product1 & MASK,
             (product0 >> 32) ^ c3 ^ k1,
-            product0 & _MASK,
+            product0 & MASK,
         )
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+        k0, k1 = (k0 + WEYL[0]) & MASK, (k1 + WEYL[1]) & MASK
     return c0, c1, c2, c3
 
 
@@ -188,28 +186,10 @@ def noise_on_device(
     Returns:
         `[num_rows, vocab_size]`, float32, on `device`.
     """
-    num_groups = -(-vocab_size // _LANES)
 
     def column(values: Sequence[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64).to(device)[:, None]
+        return torch.tensor(values, dtype=torch.int64).to(device)
 
-    k0 = column([seed & _MASK for seed in seeds])
-    k1 = column([seed >> 32 for seed in seeds])
-    c0 = torch.arange(num_groups, device=device)[None, :]
-    c1, c2 = column(positions), column(choices)
-    c3 = torch.zeros_like(c2)
-    for _ in range(_NUM_ROUNDS):
-        high0, low0 = _multiply(_MULTIPLIERS[0], c0)
-        high1, low1 = _multiply(_MULTIPLIERS[1], c2)
-        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    shape = (len(seeds), num_groups)
-    words = torch.stack([word.expand(shape) for word in (c0, c1, c2, c3)], dim=-1)
-    uniform = (words.flatten(1)[:, :vocab_size].double() + 0.5) * 2.0**-32
-    return (-torch.log(-torch.log(uniform))).float()
-
-
-def _multiply(multiplier: int, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The high and low 32 bits of a 32 x 32 bit product; int64 wraps, so the bits are right."""
-    product = words * multiplier
-    return (product >> 32) & _MASK, product & _MASK
+    # The bits of an unsigned seed, as int64 has them.
+    signed = [seed - 2**64 if seed >= 2**63 else seed for seed in seeds]
+    return gumbel_rows(column(signed), column(choices), column(positions), vocab_size)

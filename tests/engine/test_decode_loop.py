@@ -11,7 +11,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from engine.config import EngineConfig
+from engine.config_files import apply_options
 from engine.core import EngineCore
+from engine.errors import ConfigError
+from engine.model.loader import from_model
+from engine.model_pair import ModelPair
 from engine.request import FinishReason, RequestDelta
 from engine.runner.loop_setup import make_decode_loop
 from engine.sampling_params import SamplingParams
@@ -134,6 +139,49 @@ def test_drafts_are_accepted_as_without_the_loop(late_core: MakeCore) -> None:
     assert 0.2 < theirs.acceptance_rate < 0.95
     # Where an answer may end before the next step, fewer are drafted ahead.
     assert mine.num_target_passes < 1.1 * theirs.num_target_passes
+
+
+def test_dice_accept_what_they_accept_in_synchronous_steps(late_core: MakeCore) -> None:
+    options = {"speculation": 4, "synthetic_acceptance": "0.8,0.5"}
+    pair = tiny_llama(), cousin()
+    plain, late = make_core(*pair, **options), late_core(*pair, **options)
+    params = seeded(40, seed=2**64 - 5)
+    assert generate(late, PROMPTS, params) == generate(plain, PROMPTS, params)
+    assert late.stats().speculation.num_accepted_tokens > 0
+    for core in (plain, late):
+        core.change_synthetic_acceptance([1.0])
+    assert generate(late, PROMPTS[:3], params) == generate(plain, PROMPTS[:3], params)
+
+
+@pytest.mark.parametrize("kept", [(0,), (0, 1, 2)])
+def test_layers_of_the_target_draft_over_its_own_keys(
+    kept: tuple[int, ...], late_core: MakeCore
+) -> None:
+    expected = generate(make_core(tiny_llama(layers=3)), PROMPTS, MIXED)
+    options = {"kv_cache_memory": "64MiB", "draft": "layer-skip", "speculation": 3}
+    late_core(tiny_llama())  # whose device the next one has
+    config = apply_options(EngineConfig(), options | {"decode_ahead": "on"})
+    core = EngineCore(config, ModelPair(from_model(tiny_llama(layers=3)), kept_layers=kept))
+    assert generate(core, PROMPTS, MIXED) == expected
+    # All layers agree with themselves.
+    assert (core.stats().speculation.acceptance_rate > 0.9) == (len(kept) == 3)
+
+
+def test_passes_that_were_recorded_ahead_change_no_words(late_core: MakeCore) -> None:
+    expected = generate(make_core(tiny_llama()), PROMPTS, seeded(20))
+    core = late_core(tiny_llama(), cousin(), speculation=2, max_num_seqs=4)
+    assert core._loop is not None
+    core._loop.record(2)
+    num_recorded = core.stats().num_graphs
+    assert num_recorded > 0
+    assert generate(core, PROMPTS, seeded(20)) == expected
+
+
+@pytest.mark.parametrize("graphs", ["lazy", "full"])
+@pytest.mark.parametrize("decode_ahead", ["auto", "off", "on"])
+def test_graphs_that_cannot_be_had_are_refused_by_name(graphs: str, decode_ahead: str) -> None:
+    with pytest.raises(ConfigError, match=f"graphs: {graphs} needs"):
+        make_core(tiny_llama(), graphs=graphs, decode_ahead=decode_ahead)
 
 
 def test_what_is_under_way_when_a_request_ends_is_dropped(late_core: MakeCore) -> None:
