@@ -51,7 +51,9 @@ def native_library(source: Path) -> ctypes.CDLL | None:
 
 
 def _target(source: Path, compiler: str) -> Path:
-    origin = [source.read_text(encoding="utf-8"), compiler, *_FLAGS, platform.platform()]
+    files = [source, *sorted(source.parent.glob("*.h"))]
+    origin = [*(file.read_text(encoding="utf-8") for file in files), compiler, *_FLAGS]
+    origin.append(platform.platform())
     origin.append(_processor())
     key = hashlib.blake2b("|".join(origin).encode(), digest_size=10).hexdigest()
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "numbers.h"
+
 typedef struct {
     const void *query, *key_cache, *value_cache;
     void *output;
@@ -36,24 +38,6 @@ static inline float exp_below_zero(float x) {
     float power;
     memcpy(&power, &bits, sizeof power);
     return sum * power;
-}
-
-static inline float of_f32(float x) { return x; }
-static inline float to_f32(float x) { return x; }
-
-static inline float of_bf16(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    if (x != x) return 0x7fc0;
-    bits += 0x7fff + ((bits >> 16) & 1);
-    return (uint16_t)(bits >> 16);
 }
 
 /* What is computed at once: entries are (row, head) pairs that read the same keys. */

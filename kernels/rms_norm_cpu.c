@@ -1,24 +1,8 @@
 /* Root-mean-square norms of rows on a CPU, in one pass: see rms_norm.py. */
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 
-static inline float of_f32(float x) { return x; }
-static inline float to_f32(float x) { return x; }
-
-static inline float of_bf16(uint16_t x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static inline uint16_t to_bf16(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return (uint16_t)(x != x ? 0x7fc0 : rounded);
-}
+#include "numbers.h"
 
 #define DEFINE(NAME, TYPE)                                                                        \
     void rms_norm_##NAME(const TYPE *restrict x, const TYPE *restrict weight,                     \
