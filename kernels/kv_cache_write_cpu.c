@@ -8,8 +8,7 @@ void write_rows(const char *rows, char *cache, const int64_t *slots, int64_t num
     for (int64_t row = 0; row < num_rows; row++) {
         char *target = cache + slots[row] * num_heads * size;
         const char *source = rows + row * row_stride;
-        if (head_stride == size)
-            memcpy(target, source, num_heads * size);
+        if (head_stride == size) memcpy(target, source, num_heads * size);
         else
             for (int64_t head = 0; head < num_heads; head++)
                 memcpy(target + head * size, source + head * head_stride, size);

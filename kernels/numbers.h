@@ -45,3 +45,7 @@ static inline float total_of(v16 x) {
     for (int i = 0; i < 16; i++) sum += x[i];
     return sum;
 }
+
+static inline void v16_to_bf16(uint16_t *x, v16 value) {
+    for (int i = 0; i < 16; i++) x[i] = to_bf16(value[i]);
+}

@@ -23,7 +23,7 @@ typedef struct {
     int64_t query_row_stride, query_head_stride, table_width;
     int64_t key_stride, value_stride, output_stride; /* from one slot, or row, to the next */
     int64_t num_heads, num_kv_heads, head_dim, value_dim, block_size;
-    int64_t window; /* 0 = none */
+    int64_t window;         /* 0 = none */
     float scaling, softcap; /* 0 = none */
 } AttentionCall;
 
@@ -54,7 +54,7 @@ static inline float exp_below_zero(float x) {
 typedef struct {
     const AttentionCall *call;
     const int32_t *rows, *visible, *table;
-    int64_t num_rows, group, count;            /* count: entries of one KV head */
+    int64_t num_rows, group, count;             /* count: entries of one KV head */
     float *query, *sum, *scores, *most, *total; /* by entry; scores [entries, CHUNK] */
 } AttendedRequest;
 
@@ -115,122 +115,15 @@ static inline int64_t distance_to_next(const AttendedRequest *r, int64_t key, in
 }
 
 /* Call `function(count, ...)` for the entries of KV head `head`, TILE at a time. */
-#define BY_TILE(function, ...)                                                                    \
-    for (int64_t entry = head * r->count, own_end = entry + r->count; entry < own_end;            \
-         entry += TILE) switch (own_end - entry) {                                                \
-            case 1: function(1, __VA_ARGS__); break;                                              \
-            case 2: function(2, __VA_ARGS__); break;                                              \
-            case 3: function(3, __VA_ARGS__); break;                                              \
-            default: function(TILE, __VA_ARGS__);                                                 \
+#define BY_TILE(function, ...)                                                         \
+    for (int64_t entry = head * r->count, own_end = entry + r->count; entry < own_end; \
+         entry += TILE)                                                                \
+        switch (own_end - entry) {                                                     \
+            case 1: function(1, __VA_ARGS__); break;                                   \
+            case 2: function(2, __VA_ARGS__); break;                                   \
+            case 3: function(3, __VA_ARGS__); break;                                   \
+            default: function(TILE, __VA_ARGS__);                                      \
         }
-
-#define DEFINE(NAME, TYPE)                                                                        \
-    /* Scores of `count` entries for the keys of one part of a block, by one KV head. */          \
-    static inline __attribute__((always_inline)) void score_##NAME(                               \
-        const int count, const TYPE *keys, int64_t stride, int64_t ahead, int64_t num_keys,       \
-        int64_t dim, const float *query, float *scores) {                                         \
-        for (int64_t k = 0; k < num_keys; k++, keys += stride) {                                  \
-            v16 sum[TILE] = {};                                                                   \
-            float dot[TILE];                                                                      \
-            int64_t d = 0;                                                                        \
-            for (; d + 16 <= dim; d += 16) {                                                      \
-                __builtin_prefetch(keys + d + ahead);                                             \
-                v16 key = v16_of_##NAME(keys + d);                                                \
-                for (int e = 0; e < count; e++) sum[e] += v16_of_f32(query + e * dim + d) * key;  \
-            }                                                                                     \
-            for (int e = 0; e < count; e++) dot[e] = total_of(sum[e]);                            \
-            for (; d < dim; d++)                                                                  \
-                for (int e = 0; e < count; e++) dot[e] += query[e * dim + d] * of_##NAME(keys[d]); \
-            for (int e = 0; e < count; e++) scores[e * CHUNK + k] = dot[e];                       \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    /* Add the weighted values of one part of a block to `count` sums, for 16 * width numbers. */ \
-    static inline __attribute__((always_inline)) void add_##NAME(                                 \
-        const int count, const int width, const TYPE *values, int64_t stride, int64_t ahead,      \
-        int64_t num_keys, int64_t dim, const float *weights, float *sums) {                       \
-        v16 sum[TILE][4];                                                                         \
-        for (int e = 0; e < count; e++)                                                           \
-            for (int w = 0; w < width; w++) sum[e][w] = v16_of_f32(sums + e * dim + 16 * w);      \
-        for (int64_t k = 0; k < num_keys; k++, values += stride)                                  \
-            for (int w = 0; w < width; w++) {                                                     \
-                __builtin_prefetch(values + 16 * w + ahead);                                      \
-                v16 value = v16_of_##NAME(values + 16 * w);                                       \
-                for (int e = 0; e < count; e++) sum[e][w] += weights[e * CHUNK + k] * value;      \
-            }                                                                                     \
-        for (int e = 0; e < count; e++)                                                           \
-            for (int w = 0; w < width; w++) v16_to_f32(sums + e * dim + 16 * w, sum[e][w]);       \
-    }                                                                                             \
-                                                                                                  \
-    static inline __attribute__((always_inline)) void add_all_##NAME(                             \
-        const int count, const TYPE *values, int64_t stride, int64_t ahead, int64_t num_keys,     \
-        int64_t dim, const float *weights, float *sums) {                                         \
-        int64_t d = 0;                                                                            \
-        for (; d + 64 <= dim; d += 64)                                                            \
-            add_##NAME(count, 4, values + d, stride, ahead, num_keys, dim, weights, sums + d);    \
-        for (; d + 16 <= dim; d += 16)                                                            \
-            add_##NAME(count, 1, values + d, stride, ahead, num_keys, dim, weights, sums + d);    \
-        for (; d < dim; d++)                                                                      \
-            for (int64_t k = 0; k < num_keys; k++)                                                \
-                for (int e = 0; e < count; e++)                                                   \
-                    sums[e * dim + d] += weights[e * CHUNK + k] * of_##NAME(values[k * stride + d]); \
-    }                                                                                             \
-                                                                                                  \
-    static void attend_chunk_##NAME(const AttendedRequest *r, int64_t begin, int64_t end, int64_t last) { \
-        const AttentionCall *c = r->call;                                                                  \
-        int64_t dim = c->head_dim, stride = c->key_stride;                                        \
-        for (int64_t key = begin, stop; key < end; key = stop) {                                  \
-            stop = part_end(c, key, end);                                                         \
-            const TYPE *keys = (const TYPE *)c->key_cache + slot_of(r, key) * stride;             \
-            int64_t ahead = distance_to_next(r, key, last) * stride, number = stop - key;         \
-            for (int64_t head = 0; head < c->num_kv_heads; head++, keys += dim)                   \
-                BY_TILE(score_##NAME, keys, stride, ahead, number, dim, r->query + entry * dim,   \
-                        r->scores + entry * CHUNK + key - begin)                                  \
-        }                                                                                         \
-        for (int64_t entry = 0; entry < c->num_kv_heads * r->count; entry++)                      \
-            weigh(r, entry, begin, end);                                                          \
-        dim = c->value_dim;                                                                       \
-        stride = c->value_stride;                                                                 \
-        for (int64_t key = begin, stop; key < end; key = stop) {                                  \
-            stop = part_end(c, key, end);                                                         \
-            const TYPE *values = (const TYPE *)c->value_cache + slot_of(r, key) * stride;         \
-            int64_t ahead = distance_to_next(r, key, last) * stride, number = stop - key;         \
-            for (int64_t head = 0; head < c->num_kv_heads; head++, values += dim)                 \
-                BY_TILE(add_all_##NAME, values, stride, ahead, number, dim,                       \
-                        r->scores + entry * CHUNK + key - begin, r->sum + entry * dim)            \
-        }                                                                                         \
-    }                                                                                             \
-                                                                                                  \
-    static void attend_##NAME(const AttendedRequest *r) {                                                 \
-        const AttentionCall *c = r->call;                                                                  \
-        int64_t dim = c->head_dim, value_dim = c->value_dim, entries = c->num_kv_heads * r->count; \
-        for (int64_t entry = 0; entry < entries; entry++) {                                       \
-            int64_t head = head_of(r, entry);                                                     \
-            const TYPE *given = (const TYPE *)c->query                                            \
-                                + r->rows[row_of(r, entry)] * c->query_row_stride                 \
-                                + head * c->query_head_stride;                                    \
-            for (int64_t d = 0; d < dim; d++)                                                     \
-                r->query[entry * dim + d] = of_##NAME(given[d]) * c->scaling;                     \
-            r->most[entry] = c->sinks ? c->sinks[head] : -FLT_MAX;                                \
-            r->total[entry] = c->sinks ? 1.0f : 0.0f;                                             \
-        }                                                                                         \
-        memset(r->sum, 0, sizeof(float) * entries * value_dim);                                   \
-        /* The last row sees the most, the first the oldest. */                                   \
-        int64_t begin = first_key(c, r->visible[0]), last = r->visible[r->num_rows - 1];          \
-        for (int64_t key = begin; key < last;) {                                                  \
-            int64_t stop = (key / CHUNK + 1) * CHUNK;                                             \
-            stop = stop < last ? stop : last;                                                     \
-            attend_chunk_##NAME(r, key, stop, last);                                              \
-            key = stop;                                                                           \
-        }                                                                                         \
-        for (int64_t entry = 0; entry < entries; entry++) {                                       \
-            TYPE *result = (TYPE *)c->output + r->rows[row_of(r, entry)] * c->output_stride       \
-                           + head_of(r, entry) * value_dim;                                       \
-            float share = 1.0f / r->total[entry];                                                 \
-            for (int64_t d = 0; d < value_dim; d++)                                               \
-                result[d] = to_##NAME(r->sum[entry * value_dim + d] * share);                     \
-        }                                                                                         \
-    }
 
 static int64_t rows_of_request(const AttentionCall *c, int64_t begin, int64_t end) {
     int64_t stop = begin;
@@ -248,7 +141,8 @@ static int64_t scratch_size(const AttentionCall *c, int64_t begin, int64_t end) 
     return most * c->num_heads * (c->head_dim + c->value_dim + CHUNK + 2);
 }
 
-static AttendedRequest next_request(const AttentionCall *c, int64_t begin, int64_t end, float *scratch) {
+static AttendedRequest next_request(const AttentionCall *c, int64_t begin, int64_t end,
+                                    float *scratch) {
     AttendedRequest r = {.call = c, .rows = c->rows + begin, .visible = c->visible + begin};
     r.table = c->tables + c->requests[begin] * c->table_width;
     r.num_rows = rows_of_request(c, begin, end);
@@ -263,6 +157,14 @@ static AttendedRequest next_request(const AttentionCall *c, int64_t begin, int64
     return r;
 }
 
-DEFINE(f32, float)
-DEFINE(bf16, uint16_t)
-#undef DEFINE
+#define TYPE float
+#define OF_TYPE(name) name##_f32
+#include "paged_attention_of_type.h"
+#undef TYPE
+#undef OF_TYPE
+
+#define TYPE uint16_t
+#define OF_TYPE(name) name##_bf16
+#include "paged_attention_of_type.h"
+#undef TYPE
+#undef OF_TYPE

@@ -177,7 +177,8 @@ def _fuse(members: list[nn.Linear], *, packs: bool) -> None:
     fused = torch.cat([member.weight for member in members])
     has_bias = members[0].bias is not None
     fused_bias = torch.cat([member.bias for member in members]) if has_bias else None
-    packed = pack(fused) if packs and can_pack(fused) else None
+    is_paired = len(members) == 2 and members[0].out_features == members[1].out_features
+    packed = pack(fused, is_paired=is_paired) if packs and can_pack(fused) else None
     if packed is None:
         _share(members, fused, fused_bias, sizes)
     for index, member in enumerate(members):
