@@ -107,7 +107,8 @@ def pack_matrix(weight: torch.Tensor, *, is_paired: bool = False) -> PackedMatri
         is_paired: outputs are two halves of one length.
     """
     panels = _panels_of(weight.detach(), _STEPS[weight.dtype], is_paired)
-    return PackedMatrix(panels, None, *weight.shape, is_paired)
+    outputs, depth = weight.shape
+    return PackedMatrix(panels, None, outputs, depth, is_paired)
 
 
 def multiply_packed(x: torch.Tensor, matrix: PackedMatrix) -> torch.Tensor:

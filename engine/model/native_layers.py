@@ -212,10 +212,8 @@ def _is_same(loaded: LoadedModel, native: NativeLayers, expected: list[torch.Ten
 def _ends(loaded: LoadedModel, native: NativeLayers) -> ModelEnds | None:
     """Find the ends of a model, if they have the usual names."""
     base = loaded.model.base_model
-    if set(base._modules) != _BASE or set(loaded.model._modules) != {
-        loaded.model.base_model_prefix,
-        _HEAD,
-    }:
+    parts = {loaded.model.base_model_prefix, _HEAD}
+    if set(base._modules) != _BASE or set(loaded.model._modules) != parts:
         return None
     embedding, norm = base.get_submodule("embed_tokens"), base.get_submodule("norm")
     head = packed_matrix_of(loaded.model.get_submodule(_HEAD))
