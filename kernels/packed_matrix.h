@@ -19,6 +19,8 @@
 #else
 #define TILE_ROWS 2
 #endif
+/* How far ahead of a product its weights are asked for: processors' own guesses come too late. */
+#define STEPS_AHEAD 64
 /* Rows whose inputs stay in a core's cache while all panels pass. */
 #define BLOCK_ROWS 128
 

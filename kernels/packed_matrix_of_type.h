@@ -50,8 +50,11 @@ static inline __attribute__((always_inline)) void OF_TYPE(multiply_tile)(
     for (int64_t k = 0; k < steps; k++) {
         const TYPE *here = weights + k * OF_TYPE(STEP) * PANEL;
         OF_TYPE(Line) line[4];
-        for (int w = 0; w < 2 * width; w++)
-            line[w] = OF_TYPE(line)(here + (w / 2) * size + (w % 2) * OF_TYPE(STEP) * LANES);
+        for (int w = 0; w < 2 * width; w++) {
+            const TYPE *own = here + (w / 2) * size + (w % 2) * OF_TYPE(STEP) * LANES;
+            if (count > 1) __builtin_prefetch(own + STEPS_AHEAD / width * OF_TYPE(STEP) * PANEL);
+            line[w] = OF_TYPE(line)(own);
+        }
         for (int r = 0; r < count; r++) {
             OF_TYPE(Line) x = OF_TYPE(spread)(rows + r * stride + k * OF_TYPE(STEP));
             for (int w = 0; w < 2 * width; w++)
