@@ -300,7 +300,7 @@ def _given(
     return _Pass(
         hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(),
         slot_mapping.data_ptr(), *few.addresses,
-        hidden.shape[0], few.tables.shape[1], torch.get_num_threads(),
+        hidden.shape[0], few.table_width, torch.get_num_threads(),
     )  # fmt: skip
 
 
