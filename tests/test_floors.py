@@ -29,6 +29,7 @@ FLOORS = {
     "engine.metrics": 1,
     "engine.outputs": 1,
     "engine.startup_clock": 1,
+    "engine.uncollected": 1,
     "engine.version": 1,
     "engine.draft_planner": 2,
     "engine.outbox": 2,
@@ -82,6 +83,7 @@ SERVER_SEES = {
     "engine.sampling_params",
     "engine.structured_output",
     "engine.tokenization",
+    "engine.uncollected",
     "engine.version",
 }
 CLI_SEES = SERVER_SEES | {PACKAGE, "benchmarks", "engine.llm", "engine.prompts", "server"}
