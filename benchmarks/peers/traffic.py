@@ -69,7 +69,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of the lower capacity for the trace's requests, in %% (default: 80)",
     )
     parser.add_argument(
-        "--requests", type=int, default=64, help="of the trace; 0 = no trace (default: 64)"
+        "--requests", type=int, default=48, help="of the trace; 0 = no trace (default: 48)"
     )
     parser.add_argument(
         "--streams", type=int, default=32, help="that find the capacity (default: 32)"
