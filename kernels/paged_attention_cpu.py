@@ -92,6 +92,11 @@ class FewRows:
         """Whose each row is, [num_rows]."""
         return self._numbers[2 * self.num_rows : 3 * self.num_rows]
 
+    @property
+    def tables(self) -> np.ndarray:
+        """Blocks of each request, [num_requests, table_width]."""
+        return self._numbers[3 * self.num_rows :].reshape(-1, self.table_width)
+
 
 @lru_cache
 def _function(dtype: torch.dtype) -> Callable[[_Call, int, int], int]:

@@ -71,7 +71,9 @@ class Timing:
 def time_runners(target: ModelRunner, draft: ModelRunner | None) -> Timing:
     """Time passes that are waited for."""
     time_draft = None if draft is None else partial(_time_pass, draft)
-    return Timing(partial(_time_pass, target), time_draft)
+    # Where all of a model is one call, no request is padded to another's length.
+    pads_rows = target.loaded.native is None
+    return Timing(partial(_time_pass, target), time_draft, pads_rows=pads_rows)
 
 
 def time_loop(loop: DecodeLoop) -> Timing:
@@ -287,7 +289,10 @@ def _wait_for(device: torch.device) -> None:
 def _origin(config: EngineConfig, target: ModelRunner, draft: ModelRunner | None) -> list[str]:
     device = target.loaded.device
     loaded = [runner.loaded for runner in (target, draft) if runner is not None]
-    names = [f"{m.name} {m.weight_bytes} {m.dtype} {len(m.layers)}" for m in loaded]
+    names = [
+        f"{m.name} {m.weight_bytes} {m.dtype} {len(m.layers)} native={m.native is not None}"
+        for m in loaded
+    ]
     return [
         *names,
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
