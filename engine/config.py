@@ -55,7 +55,7 @@ class ModelConfig:
         True, "compute projections that read the same input (q/k/v, gate/up) as one product"
     )
     native_layers: bool = option(
-        True, "on a CPU, run all decoder layers of the usual kind in one call, for small passes"
+        True, "on a CPU, run models with decoder layers of the usual kind by a C function"
     )
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
     compile: str = option(

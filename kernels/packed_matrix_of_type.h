@@ -90,7 +90,8 @@ static void OF_TYPE(multiply_rows)(const int count, const int width, const Packe
 }
 
 /* A product's outputs of panels [begin, end). */
-static void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p, int64_t begin, int64_t end) {
+static inline void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p, int64_t begin,
+                                     int64_t end) {
     for (int64_t start = 0; start < p->num_rows; start += BLOCK_ROWS) {
         int64_t stop = start + BLOCK_ROWS < p->num_rows ? start + BLOCK_ROWS : p->num_rows;
         int width = p->num_rows <= 2 ? 2 : 1;

@@ -1,9 +1,8 @@
 """Lets the decoder layers of a model be run by one C function on a CPU, where they are of its kind.
 
 A layer is known by the names that transformers gives to the parts of nearly every decoder, and its
-model's passes must then give what they gave before. Only passes of few rows per request are run so;
-there, most of the time would be Python's. The first layer's `forward` runs all layers, the others
-hand on. Knows nothing of any architecture; what is of another kind is left as it is.
+model's passes must then give what they gave before. The first layer's `forward` runs all layers,
+the others hand on. Knows nothing of any architecture; what is of another kind is left as it is.
 """
 
 from __future__ import annotations
@@ -50,8 +49,6 @@ _BASE = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _HEAD = "lm_head"
 # Rotations of so many are kept, 16 MiB with heads of 128; beyond, passes compute them.
 _MOST_POSITIONS = 16384
-# More rows fill matrix products so well that nothing else counts.
-_MOST_ROWS = 256
 
 
 class _OtherKindError(Exception):
@@ -136,7 +133,7 @@ class NativeLayers:
             None for passes of another kind.
         """
         ends = self.ends
-        if ends is None or last_position >= ends.cos.shape[0] or few.num_rows > _MOST_ROWS:
+        if ends is None or last_position >= ends.cos.shape[0]:
             return None
         rows = torch.arange(few.num_rows)
         return self._over_caches(storage).prepare(token_ids, positions, slot_mapping, few, rows)
@@ -172,10 +169,8 @@ class NativeLayers:
 
 
 def _few_rows(plan: AttentionPlan | PagedLayout) -> FewRows | None:
-    """Return a pass's rows if all are few for their requests, and not too many altogether."""
-    if not isinstance(plan, AttentionPlan) or plan.groups or plan.num_tokens > _MOST_ROWS:
-        return None
-    return plan.few
+    """Return a pass's rows, if the C function attends from all of them."""
+    return plan.few if isinstance(plan, AttentionPlan) and not plan.groups else None
 
 
 @dataclass(slots=True, eq=False)

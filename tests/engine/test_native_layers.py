@@ -130,12 +130,11 @@ def one_pass(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("limit", ["_MOST_POSITIONS", "_MOST_ROWS"])
-def test_passes_beyond_a_limit_go_the_models_own_way(
-    limit: str, monkeypatch: pytest.MonkeyPatch
+def test_positions_without_a_kept_rotation_go_the_models_own_way(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = one_pass(from_model(tiny_llama()), [5, 6, 7, 8, 9])
-    monkeypatch.setattr(native_layers, limit, 4)
+    monkeypatch.setattr(native_layers, "_MOST_POSITIONS", 4)
     torch.testing.assert_close(one_pass(native(tiny_llama()), [5, 6, 7, 8, 9]), expected)
 
 
