@@ -81,6 +81,7 @@ def _set_limits(served: Served, config: ServerConfig) -> None:
     engine = served.engine
     served.admission = open_door(lambda: engine.stats, served.metrics, queue, callers)
     served.request_timeout = config.request_timeout
+    served.min_priority = config.min_priority
 
 
 def _add_middleware(app: FastAPI, served: Served, config: ServerConfig, keys: KeyRing) -> None:

@@ -69,6 +69,11 @@ class ServerConfig:
     max_concurrent_requests: int | None = option(
         None, "calls of each key or address that are being answered at once; none = any"
     )
+    min_priority: int | None = option(
+        None,
+        "lowest priority, which is served first, that requests without an admin key may have; "
+        "none = any",
+    )
     request_timeout: float | None = option(
         None, "seconds an answer may take; a request's timeout can only be shorter; none = any"
     )

@@ -15,6 +15,7 @@ from engine.door import make_requests
 from engine.errors import (
     ContextLengthExceededError,
     EngineNotReadyError,
+    InvalidRequestError,
     ModelNotFoundError,
 )
 from engine.sampling_params import SamplingParams
@@ -43,6 +44,7 @@ class Served:
         tool_parser: see `ServerConfig`.
         reasoning_parser: see `ServerConfig`.
         request_timeout: see `ServerConfig`; seconds.
+        min_priority: see `ServerConfig`.
         caller: for whom.
     """
 
@@ -58,6 +60,7 @@ class Served:
     tool_parser: str = "auto"
     reasoning_parser: str = "auto"
     request_timeout: float | None = None
+    min_priority: int | None = None
     caller: Caller = ANYBODY
     _tokens: TokenBytes | None = None
     _longest_token: int = 1
@@ -183,6 +186,7 @@ class Served:
             RefusalError: there is no room, or the caller has had what it may have.
             EngineError: the engine is loading, or gone.
         """
+        self._check_priority(priority or 0)
         call_id = f"{kind}-{uuid.uuid4().hex}"
         requests = [
             make_requests(
@@ -207,6 +211,15 @@ class Served:
             shown_ids=shown_ids,
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
         )
+
+    def _check_priority(self, priority: int) -> None:
+        least = self.min_priority
+        if least is not None and priority < least and not self.caller.is_admin:
+            raise InvalidRequestError(
+                f"priority: {priority} is below {least}, the lowest that this server allows.",
+                param="priority",
+                code="invalid_value",
+            )
 
 
 def make_served(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from server.keys import ANYBODY
 from server.metrics import ServerMetrics
 from server.rate_limits import Accounts, CallerLimits
 from server.refusals import OverloadedError
-from tests.server.harness import Api, error_of, run, saying, serving
+from tests.server.harness import USER, Api, error_of, run, saying, serving
 from tests.server.test_rate_limits import refusals
 
 TWO_SEATS = EngineConfig(scheduler=SchedulerConfig(max_num_seqs=2))
@@ -196,6 +197,27 @@ def test_a_client_that_leaves_makes_room() -> None:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
             assert api.served.admission.num_waiting == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": USER}),
+     ("/v1/responses", {"input": "a"}), ("/v1/messages", {"messages": USER, "max_tokens": 1})],
+)  # fmt: skip
+def test_nobody_gets_ahead_of_the_lowest_priority_but_admins(path: str, fields: Any) -> None:
+    config = ServerConfig(min_priority=-1, admin_key=("sk-admin-0123456789",))
+
+    async def scenario() -> None:
+        async with serving(saying("a"), config=config) as api:
+            for priority, status in ((-1, 200), (0, 200), (-2, 400), (-(2**31), 400)):
+                response = await api.post(path, **fields, priority=priority)
+                assert response.status_code == status, response.text
+            assert "-1, the lowest" in response.json()["error"]["message"]
+            body = {"model": "tiny", **fields, "priority": -2}
+            admin = {"x-api-key": "sk-admin-0123456789"}
+            assert (await api.http.post(path, json=body, headers=admin)).status_code == 200
 
     run(scenario)
 

@@ -108,8 +108,9 @@ def test_a_local_server_answers_to_this_machines_names(host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example",
-             "[2001:db8::1]", "10.0.0.1", "localhostx"],
+    "host",
+    ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example",
+     "[2001:db8::1]", "10.0.0.1", "localhostx"],
 )  # fmt: skip
 def test_a_local_server_answers_to_no_other_name(host: str) -> None:
     async def scenario() -> None:
