@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,15 @@ class ServerConfig:
             path = getattr(self, name)
             if path is not None and not Path(path).is_file():
                 raise ConfigError(f"{name}: there is no file {path!r}.")
+        if self.ssl_certfile is not None:
+            try:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(self.ssl_certfile, self.ssl_keyfile)
+            except OSError as error:
+                raise ConfigError(
+                    f"ssl_certfile: {self.ssl_certfile!r} is no certificate with a key that fits "
+                    f"({error}); a key in a file of its own is --ssl-keyfile."
+                ) from error
 
 
 _SECRETS = tuple(f.name for f in fields(ServerConfig) if f.metadata["is_secret"])

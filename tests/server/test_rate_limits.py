@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import openai
 import pytest
 
@@ -11,6 +12,7 @@ from server.config import ServerConfig
 from server.rate_limits import MAX_ACCOUNTS, Account, Accounts, Bucket, CallerLimits, duration
 from server.refusals import RateLimitedError
 from tests.server.harness import MODEL, USER, Api, error_of, run, saying, serving
+from tests.server.live_server import listening
 
 KEY, OTHER, ADMIN = "sk-alice-0123456789", "sk-bob-0123456789", "sk-admin-0123456789"
 
@@ -179,6 +181,23 @@ def test_without_keys_each_address_has_its_own_limit() -> None:
             assert await status_from("2001:db8::2") == 429
             assert await status_from("2001:db8:0:1::1") == 200
             assert await status_from("::ffff:10.0.0.1") == 429
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("is_trusted", [False, True])
+def test_only_trusted_proxies_say_who_calls(is_trusted: bool) -> None:
+    trusted = ("127.0.0.1",) if is_trusted else ()
+    config = ServerConfig(max_requests_per_minute=1, trusted_proxy=trusted)
+
+    async def scenario() -> None:
+        async with listening(config) as live, httpx.AsyncClient() as http:
+            statuses = []
+            for address in ("10.0.0.1", "10.0.0.2", "10.0.0.2"):
+                headers = {"x-forwarded-for": address}
+                url = f"http://127.0.0.1:{live.port}/version"
+                statuses.append((await http.get(url, headers=headers)).status_code)
+            assert statuses == ([200, 200, 429] if is_trusted else [200, 429, 429])
 
     run(scenario)
 

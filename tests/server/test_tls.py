@@ -59,6 +59,17 @@ def test_a_key_without_a_certificate_is_refused(certificate: tuple[str, str]) ->
         ServerConfig(ssl_keyfile=certificate[1])
 
 
+def test_what_is_no_certificate_or_another_ones_key_is_refused(
+    certificate: tuple[str, str], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="--ssl-keyfile"):
+        ServerConfig(ssl_certfile=certificate[0])
+    other = tmp_path / "other.pem"
+    other.write_text("no key\n")
+    with pytest.raises(ConfigError, match="no certificate with a key that fits"):
+        ServerConfig(ssl_certfile=certificate[0], ssl_keyfile=str(other))
+
+
 @pytest.mark.parametrize("name", ["ssl_certfile", "api_key_file"])
 def test_files_that_are_not_there_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{name}: there is no file"):
