@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 from server.config import ServerConfig
 from tests.server.harness import run, serving
 from tests.server.test_end_to_end import make_model
-from tests.server_process import RunningServer, running_server
+from tests.server_process import ROOT, RunningServer, running_server
 
 KEY, ADMIN = "sk-from-the-environment-1", "sk-of-the-administrator-1"
 # Words that are said in no other place.
@@ -57,6 +60,22 @@ def test_the_key_of_the_environment_opens_it(guarded: Guarded) -> None:
     assert guarded.post("/v1/completions", body, key="sk-another").status_code == 401
     assert guarded.post("/v1/completions", body, key=ADMIN).status_code == 200
     assert httpx.get(f"{guarded.server.url}/metrics").status_code == 401
+
+
+def test_the_terminal_chat_takes_its_key_from_the_environment(guarded: Guarded) -> None:
+    def chat(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "server.cli.main", "chat", "--url", guarded.server.url]
+        environment = {**os.environ, "MY_KEY": KEY}
+        return subprocess.run(
+            [*command, *words, "--max-tokens", "4"],
+            cwd=ROOT, env=environment, input="hi\n", capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
+
+    assert chat("--api-key-env", "MY_KEY").returncode == 0
+    for words, told in (((), "API key"), (("--api-key-env", "NOBODYS"), "NOBODYS is not set")):
+        refused = chat(*words)
+        assert refused.returncode != 0
+        assert told in refused.stderr
 
 
 def test_the_engine_does_not_have_the_keys(guarded: Guarded) -> None:

@@ -165,13 +165,13 @@ def test_a_head_that_does_not_come_is_not_waited_for(start: bytes) -> None:
 
 def test_a_connection_that_is_used_again_is_not_cut_off() -> None:
     async def scenario() -> None:
-        async with listening(ServerConfig(body_timeout=0.3)) as live:
+        async with listening(ServerConfig(body_timeout=1.0)) as live:
             client = await live.connect()
             loop = asyncio.get_running_loop()
             for _ in range(4):
                 await loop.sock_sendall(client, b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert (await loop.sock_recv(client, 2**16)).startswith(b"HTTP/1.1 200 ")
-                await asyncio.sleep(0.15)
+                await asyncio.sleep(0.35)
             client.close()
 
     run(scenario)
