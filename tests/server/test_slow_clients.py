@@ -177,6 +177,43 @@ def test_a_connection_that_is_used_again_is_not_cut_off() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+def test_a_reader_who_comes_back_in_time_is_told_why_it_was_cut_off(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.send_buffer._PATIENCE_S", 0.05)
+    monkeypatch.setattr("server.streaming._LAST_WORDS_S", 20.0)
+
+    async def scenario() -> None:
+        core = EndlessCore()
+        async with serving(core=core, config=ServerConfig(max_stream_buffer=1000)) as api:
+            body = {"messages": USER, "model": MODEL, "stream": True, "max_tokens": 2**19}
+            asked = [{"type": "http.request", "body": json.dumps(body).encode()}]
+            told: list[bytes] = []
+
+            async def receive() -> dict[str, Any]:
+                while not asked:
+                    await asyncio.sleep(1)
+                return asked.pop()
+
+            async def send(message: Any) -> None:
+                told.append(message.get("body", b""))
+                if told[-1]:
+                    await until(lambda: core.aborted)
+
+            scope = {"type": "http", "method": "POST", "path": path, "query_string": b"",
+                     "headers": [(b"content-type", b"application/json")]}  # fmt: skip
+            await api.app(scope, receive, send)
+            *earlier, last, nothing = told
+            assert nothing == b""
+            assert b"slow_reader" in last
+            assert b"--max-stream-buffer" in last
+            assert last.startswith(b"event: error\n" if path == "/v1/messages" else b"data: {")
+            assert 0 < sum(map(len, earlier)) < 5000
+
+    run(scenario)
+
+
 def test_a_buffer_gives_what_it_was_given_in_order() -> None:
     async def scenario() -> None:
         buffer = SendBuffer(10)
