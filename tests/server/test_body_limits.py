@@ -72,6 +72,19 @@ def test_what_is_beyond_a_limit_is_refused_by_field_and_number(
     run(scenario)
 
 
+@pytest.mark.parametrize("depth", [200, 5000, 100_000])
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_json_that_comes_as_text_may_be_nested_no_deeper(depth: int, is_closed: bool) -> None:
+    async def scenario() -> None:
+        async with serving() as api:
+            text = '{"a":' * depth + ("1" + "}" * depth if is_closed else "")
+            for fields in ({"guided_json": text}, {"structured_outputs": {"json": text}}):
+                error = error_of(await api.complete(**fields))
+                assert error["param"].startswith(next(iter(fields)))
+
+    run(scenario)
+
+
 def test_limits_are_inclusive() -> None:
     async def scenario() -> None:
         async with serving() as api:
