@@ -29,9 +29,20 @@ SWITCHES = (AUTO, ON, OFF)
 ATTENTION_BACKENDS = (AUTO, "triton", "torch", "flashinfer")
 
 
-def option(default: Any, help_text: str, *, flag: str | None = None, metavar: str = "") -> Any:
-    """Declare a configuration field: its default, its one line of meaning, its flag's name."""
-    return field(default=default, metadata={"help": help_text, "flag": flag, "metavar": metavar})
+def option(
+    default: Any,
+    help_text: str,
+    *,
+    flag: str | None = None,
+    metavar: str = "",
+    is_secret: bool = False,
+) -> Any:
+    """Declare a configuration field: its default, its one line of meaning, its flag's name.
+
+    A secret is no part of what a configuration is printed as.
+    """
+    metadata = {"help": help_text, "flag": flag, "metavar": metavar, "is_secret": is_secret}
+    return field(default=default, repr=not is_secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +61,10 @@ class ModelConfig:
         None, "prompt and answer tokens at most; none = the model's own limit"
     )
     trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint")
+    allow_pickle: bool = option(
+        False,
+        "load checkpoints in pickle's format (.bin), which can run code; off = safetensors only",
+    )
     load_weights: bool = option(True, "off = random weights at the checkpoint's shapes")
     fuse_projections: bool = option(
         True, "compute projections that read the same input (q/k/v, gate/up) as one product"

@@ -13,6 +13,7 @@ The server maps each class to a status in one table (`server/errors.py`).
     │   └── DraftMismatchError             the draft does not fit the target; says how they differ
     ├── OutOfMemoryError               the KV cache or the weights do not fit
     └── EngineError                    the engine failed while serving
+        ├── DeadlinePassedError            the request's time was over before its answer was
         ├── EngineNotReadyError            still loading
         └── EngineDeadError                the engine is gone; every waiter is told
 """
@@ -80,6 +81,10 @@ class OutOfMemoryError(OutdraftError):
 
 class EngineError(OutdraftError):
     """The engine failed while serving a request."""
+
+
+class DeadlinePassedError(EngineError):
+    """The time that a request had is over; what was generated of it is given up."""
 
 
 class EngineNotReadyError(EngineError):

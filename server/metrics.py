@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from engine.metrics import DrafterSeconds, EngineStats
 from engine.request import DraftCounts, FinishReason, SpeculationStats
+from server.refusals import Refusal
 
 _PREFIX = "outdraft:"
 _FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -84,6 +85,13 @@ class ServerMetrics:
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
+        refusals = Counter(
+            _PREFIX + "requests_refused",
+            "Calls refused, or given up, by the reason.",
+            ["model_name", "reason"],
+            registry=self._registry,
+        )
+        self._refusals = {reason: refusals.labels(model_name, reason) for reason in Refusal}
         self._outcomes = {reason: outcomes.labels(model_name, reason) for reason in FinishReason}
 
     def observe_first_token(self, seconds: float) -> None:
@@ -99,6 +107,10 @@ class ServerMetrics:
         """Count the end of a choice."""
         self._outcomes[reason].inc()
         self._request.observe(seconds)
+
+    def count_refusal(self, reason: Refusal) -> None:
+        """Count a call that was refused, or given up."""
+        self._refusals[reason].inc()
 
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""

@@ -22,6 +22,7 @@ from engine.config_flags import (
 )
 from engine.uncollected import uncollected
 from server.config import ServerConfig
+from server.keys import KeyRing, read_keys
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -50,10 +51,16 @@ def run(args: argparse.Namespace) -> int:
     asked = config_from_args(args, base)
     server_config = ServerConfig(**given_options(args, ServerConfig))
     logging.basicConfig(level=server_config.log_level.upper(), format=LOG_FORMAT)
-    return _run_loop(_serve(resolve(asked), server_config, asked.model.model or DEMO))
+    # It writes every event, and so everybody's words, at this level.
+    logging.getLogger("sse_starlette").setLevel(logging.INFO)
+    keys = read_keys(server_config, os.environ)
+    server_config = server_config.without_secrets()
+    return _run_loop(_serve(resolve(asked), server_config, asked.model.model or DEMO, keys))
 
 
-async def _serve(config: EngineConfig, server_config: ServerConfig, name: str) -> int:
+async def _serve(
+    config: EngineConfig, server_config: ServerConfig, name: str, keys: KeyRing
+) -> int:
     engine = EngineClient(config, log_level=server_config.log_level)
     await engine.start()
     try:
@@ -63,7 +70,7 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, name: str) -
         with uncollected():
             from server.http import serve_http
 
-        return await serve_http(engine, config, server_config, name=name)
+        return await serve_http(engine, config, server_config, name=name, keys=keys)
     finally:
         await engine.close()
 

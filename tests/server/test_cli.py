@@ -162,7 +162,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def chat_with(handler: Handler, **options: Any) -> Chat:
     transport = httpx.MockTransport(handler)
-    http = httpx.Client(transport=transport, base_url="http://server")
+    http = httpx.Client(transport=transport, base_url="http://localhost")
     return Chat(http, "tiny", options, system="be kind")
 
 
