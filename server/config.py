@@ -35,6 +35,9 @@ class ServerConfig:
     reasoning_parser: str = option(
         "auto", "how the model marks its thinking; auto = as its chat template shows, none = not"
     )
+    drain_timeout_s: float = option(
+        25.0, "seconds that answers may take to end once the server is told to stop"
+    )
     log_level: str = option("info", f"one of {', '.join(LOG_LEVELS)}")
 
     def __post_init__(self) -> None:
@@ -42,6 +45,8 @@ class ServerConfig:
             raise ConfigError(f"port: {self.port} is outside [0, 65535].")
         if self.max_body_bytes < 1:
             raise ConfigError(f"max_body_bytes: {self.max_body_bytes} is below 1.")
+        if self.drain_timeout_s < 0.0:
+            raise ConfigError(f"drain_timeout_s: {self.drain_timeout_s} is below 0.")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(
                 f"log_level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}."

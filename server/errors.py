@@ -108,6 +108,7 @@ async def _answer(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed path=%s", request.url.path, exc_info=error)
+    request.app.state.served.metrics.observe_error(error)
     shape: ErrorShape = request.scope.get(_SHAPE_KEY, error_body)
     return Response(
         msgspec.json.encode(shape(error)),
@@ -119,6 +120,8 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 def _headers(request: Request, error: Exception) -> dict[str, str]:
     given: dict[str, str] = dict(getattr(error, "headers", None) or {})
+    if isinstance(error, EngineNotReadyError):
+        given["retry-after"] = str(error.retry_after_s)
     given |= request.scope.get(synthetic_mark.SCOPE_KEY, {})
     request_id: str | None = request.scope.get(request_id_header.SCOPE_KEY)
     if request_id is None:
@@ -137,7 +140,7 @@ def _describe(error: Exception) -> tuple[str, str | None, str | None]:
     if isinstance(error, EngineDeadError):
         return str(error), None, "engine_dead"
     if isinstance(error, EngineNotReadyError):
-        return str(error), None, "engine_loading"
+        return str(error), None, error.code
     if isinstance(error, OutdraftError):
         return str(error), None, None
     return f"The server failed unexpectedly ({type(error).__name__}).", None, None

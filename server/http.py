@@ -17,6 +17,7 @@ from engine.errors import ConfigError
 from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
 from server.config import ServerConfig
+from server.draining import DrainingServer
 from server.served import Served, make_served
 
 _GRACE_S = 5
@@ -41,9 +42,11 @@ async def serve_http(
     served = make_served(engine, config, name=name, names=server_config.served_model_name)
     served.tool_parser = server_config.tool_parser
     served.reasoning_parser = server_config.reasoning_parser
-    server = uvicorn.Server(_uvicorn_config(served, server_config))
-    # uvicorn raises the signals that ended it once more when it is done; the engine is closed
-    # after that, so they must find this harmless handler again.
+    server = DrainingServer(
+        _uvicorn_config(served, server_config), engine, server_config.drain_timeout_s
+    )
+    # uvicorn gives these back when it is done; the engine is closed after that, so signals must
+    # find this harmless handler again.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     loading = asyncio.create_task(_load(served, config, server_config))

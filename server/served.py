@@ -7,9 +7,9 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from engine.client.process import EngineClient
+from engine.client.supervision import EngineState
 from engine.config import EngineConfig
 from engine.door import make_requests
 from engine.errors import (
@@ -65,11 +65,11 @@ class Served:
         return self._tokens is not None and self.engine.is_ready
 
     @property
-    def status(self) -> Literal["ok", "loading", "dead"]:
+    def status(self) -> EngineState:
         """Whether requests can be served, in a word."""
-        if self.is_ready:
-            return "ok"
-        return "loading" if self.engine.is_alive else "dead"
+        state = self.engine.state
+        is_loading = state is EngineState.OK and self._tokens is None
+        return EngineState.LOADING if is_loading else state
 
     @property
     def tokens(self) -> TokenBytes:
@@ -211,6 +211,8 @@ def make_served(
         root=name,
         config=config,
         engine=engine,
-        metrics=ServerMetrics(first, lambda: engine.stats, rates),
+        metrics=ServerMetrics(
+            first, lambda: engine.stats, rates, read_faults=lambda: engine.faults
+        ),
         fingerprint=f"fp_{digest}_synthetic" if rates else f"fp_{digest}",
     )

@@ -29,6 +29,7 @@ def server_info(served: Served, config: ServerConfig) -> ServerInfo:
         "models": _models(served),
         "config": asdict(served.config),
         "server": asdict(config),
+        "supervision": asdict(served.engine.supervision),
         "limits": _limits(served, config),
         "warnings": _warnings(served),
         "versions": {"python": platform.python_version(), **_versions()},

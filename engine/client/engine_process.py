@@ -8,6 +8,7 @@ its parent is gone. It knows nothing of text or HTTP.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import logging
 import os
@@ -27,8 +28,10 @@ from engine.client.messages import (
     EngineFailed,
     EngineReady,
     FromEngine,
+    Heartbeat,
     NewRequest,
     StartEngine,
+    StepBegins,
     StepOutputs,
     StopEngine,
     ToEngine,
@@ -41,6 +44,7 @@ from engine.startup_clock import StartupClock
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _LINGER_MS = 2000
+_HEARTBEAT_MS = 1000
 _EXIT_FAILED = 1
 
 logger = logging.getLogger(__name__)
@@ -58,14 +62,19 @@ class EngineLoop:
         self._core = core
         self._socket = socket
         self._is_stopping = False
+        self._num_heard = 0
+        self._in_step: set[str] = set()
 
     def run(self) -> None:
         """Serve until told to stop; whatever a step raises comes out of here."""
+        self._core.warm_up()
+        self._core.on_step = self._tell_step
         _send(self._socket, EngineReady(self._core.info))
         while not self._is_stopping:
-            if not self._core.has_unfinished:
-                self._socket.poll()
+            while not self._core.has_unfinished and not self._socket.poll(_HEARTBEAT_MS):
+                _send(self._socket, Heartbeat(self._num_heard))
             for message in self._inbox():
+                self._num_heard += 1
                 self._handle(message)
             if self._core.has_unfinished:
                 deltas = self._core.step()
@@ -93,11 +102,19 @@ class EngineLoop:
             case StartEngine():
                 raise AssertionError("the engine was started twice")
 
+    def _tell_step(self, request_ids: set[str]) -> None:
+        """Tell who is in the step that begins, before it can crash; once for steps of the same."""
+        if request_ids != self._in_step:
+            self._in_step = request_ids
+            _send(self._socket, StepBegins(list(request_ids)))
+
     def _add(self, request: NewRequest) -> None:
-        """Give a request to the core; one that is refused does not harm the others."""
+        """Give a request to the core; one that cannot be taken does not harm the others."""
         try:
             self._core.add_request(request.make())
-        except OutdraftError as error:
+        except Exception as error:
+            if not isinstance(error, OutdraftError):
+                logger.exception("request_not_taken id=%s", request.request_id)
             refusal = RequestDelta(
                 request.request_id, [], finish_reason=FinishReason.ERROR, error=str(error)
             )
@@ -106,8 +123,11 @@ class EngineLoop:
 
 def main() -> None:
     """Run the engine process; the socket's address is the one argument."""
-    # Ctrl-C reaches the whole terminal; the parent decides when the engine ends.
+    # Both may reach a whole group of processes; the parent decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the parent asks where we hang
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
