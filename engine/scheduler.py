@@ -170,7 +170,7 @@ class Scheduler:
         for request in self._running:
             share = before.get(request.request_id)
             if share is None:
-                is_decoding = _num_tokens_left(request) == 1
+                is_decoding = request.num_tokens_left == 1
             elif share.samples:
                 is_decoding = True
             elif self._draft_follows and (share.draft_rests or not share.is_draft_current):
@@ -191,7 +191,7 @@ class Scheduler:
             share = before.get(request.request_id)
             if step.budget == 0 or request.request_id in step.shares:
                 continue
-            if share is None and _num_tokens_left(request) > 1:
+            if share is None and request.num_tokens_left > 1:
                 self._prefill(request, step)
             elif share is not None and not share.samples:
                 self._give(request, step, 0, share.start + share.num_tokens)
@@ -243,7 +243,7 @@ class Scheduler:
     def _decode_running(self, step: StepInMaking) -> None:
         for request in self._running:
             # Somebody before it may have taken its blocks a moment ago.
-            is_decoding = request.status is RequestStatus.RUNNING and _num_tokens_left(request) == 1
+            is_decoding = request.status is RequestStatus.RUNNING and request.num_tokens_left == 1
             if is_decoding and step.budget > 0 and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
@@ -326,7 +326,7 @@ class Scheduler:
 
     def _prefill_running(self, step: StepInMaking) -> None:
         for request in self._running:
-            if step.budget > 0 and _num_tokens_left(request) > 1:
+            if step.budget > 0 and request.num_tokens_left > 1:
                 self._prefill(request, step)
 
     def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> None:
@@ -430,7 +430,7 @@ class Scheduler:
     def _num_prompt_tokens_wanted(self, limit: int) -> int:
         """Count prompt tokens that this step could compute, up to a limit."""
         wanted = sum(
-            _num_tokens_left(request) for request in self._running if _num_tokens_left(request) > 1
+            request.num_tokens_left for request in self._running if request.num_tokens_left > 1
         )
         num_free = self.kv.num_free_blocks * self.kv.block_size
         for request in islice(self._waiting, self.config.max_num_seqs - self.num_running):
@@ -495,7 +495,3 @@ class Scheduler:
         self._waiting.discard(request)
         self._order.leave(request)
         del self.requests[request.request_id]
-
-
-def _num_tokens_left(request: Request) -> int:
-    return request.num_tokens - request.num_computed_tokens
