@@ -224,10 +224,10 @@ class EngineCore:
             raise error
         logger.warning("step_out_of_memory error=%s", type(error).__name__)
         release_memory(error, self._target.device)
-        self._under_way = None
+        was_ahead, self._under_way = self._under_way is not None, None
         if self._loop is not None:
             self._loop.evict(list(self.scheduler.requests))
-        self.scheduler.shed(OUT_OF_MEMORY)
+        self.scheduler.shed(OUT_OF_MEMORY, was_ahead=was_ahead)
         return self._update(SchedulerOutput(), ModelOutput([]))
 
     def warm_up(self) -> None:

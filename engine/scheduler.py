@@ -155,7 +155,7 @@ class Scheduler:
         """
         has_seats = self.num_running < self.config.max_num_seqs
         newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
-        if self._outbox or not all(map(can_join, newcomers)):
+        if self._outbox or self.limit.is_tight or not all(map(can_join, newcomers)):
             return None
         step = StepInMaking(self.limit.num_tokens)
         before = {share.request.request_id: share for share in under_way.scheduled}
@@ -211,12 +211,12 @@ class Scheduler:
             self._book(share, outcome)
         return self._outbox.take()
 
-    def shed(self, error: str) -> None:
+    def shed(self, error: str, *, was_ahead: bool) -> None:
         """Make the next step smaller, as the last one did not fit into memory.
 
         Nothing of that step is booked, so all of it is computed again. The request with the most
         tokens loses its blocks, unless it was alone; one that does not fit alone, token by token
-        and without drafts, ends with an error.
+        and without drafts, ends with an error (unless a step in front of it was still running).
         """
         for request in self.requests.values():
             request.num_in_flight_tokens = 0
@@ -226,7 +226,7 @@ class Scheduler:
             return
         largest = max(shares, key=lambda share: share.request.num_tokens).request
         num_tokens = SchedulerOutput(shares).num_tokens
-        if num_tokens == 1:
+        if num_tokens == 1 and not was_ahead:
             self.fail(largest, error)
         elif len(shares) > 1:
             self._preempt(largest, step)
