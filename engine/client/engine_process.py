@@ -31,13 +31,13 @@ from engine.client.messages import (
     Heartbeat,
     NewRequest,
     StartEngine,
-    StepBegins,
     StepOutputs,
     StopEngine,
     ToEngine,
     encoder,
     to_engine_decoder,
 )
+from engine.client.step_note import StepNote
 from engine.errors import OutdraftError
 from engine.request import FinishReason, RequestDelta
 from engine.startup_clock import StartupClock
@@ -56,19 +56,20 @@ class EngineLoop:
     Args:
         core: an `EngineCore`, or what behaves like one.
         socket: a connected PAIR socket.
+        note: told who is in each step, before it can crash.
     """
 
-    def __init__(self, core: Any, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, core: Any, socket: zmq.Socket[bytes], note: StepNote) -> None:
         self._core = core
         self._socket = socket
         self._is_stopping = False
         self._num_heard = 0
-        self._in_step: set[str] = set()
+        self._note = note
 
     def run(self) -> None:
         """Serve until told to stop; whatever a step raises comes out of here."""
         self._core.warm_up()
-        self._core.on_step = self._tell_step
+        self._core.on_step = self._note.write
         _send(self._socket, EngineReady(self._core.info))
         while not self._is_stopping:
             while not self._core.has_unfinished and not self._socket.poll(_HEARTBEAT_MS):
@@ -101,12 +102,6 @@ class EngineLoop:
                 self._is_stopping = True
             case StartEngine():
                 raise AssertionError("the engine was started twice")
-
-    def _tell_step(self, request_ids: set[str]) -> None:
-        """Tell who is in the step that begins, before it can crash; once for steps of the same."""
-        if request_ids != self._in_step:
-            self._in_step = request_ids
-            _send(self._socket, StepBegins(list(request_ids)))
 
     def _add(self, request: NewRequest) -> None:
         """Give a request to the core; one that cannot be taken does not harm the others."""
@@ -148,7 +143,7 @@ def _serve(socket: zmq.Socket[bytes]) -> bool:
     assert isinstance(start, StartEngine), f"expected StartEngine, got {type(start).__name__}"
     logging.basicConfig(level=start.log_level.upper(), format=LOG_FORMAT)
     try:
-        EngineLoop(_make_core(start), socket).run()
+        EngineLoop(_make_core(start), socket, StepNote(_folder())).run()
     except OutdraftError as error:
         _send(socket, EngineFailed(type(error).__name__, str(error)))
         return False
@@ -179,8 +174,13 @@ def _end_with_parent() -> None:
     with contextlib.suppress(OSError):
         while os.read(sys.stdin.fileno(), 1024):
             pass
-    shutil.rmtree(Path(sys.argv[1].removeprefix("ipc://")).parent, ignore_errors=True)
+    shutil.rmtree(_folder(), ignore_errors=True)
     os._exit(_EXIT_FAILED)
+
+
+def _folder() -> Path:
+    """Give the folder that holds our socket."""
+    return Path(sys.argv[1].removeprefix("ipc://")).parent
 
 
 if __name__ == "__main__":

@@ -94,16 +94,6 @@ class EngineReady(msgspec.Struct, tag=True):
     info: ModelInfo
 
 
-class StepBegins(msgspec.Struct, tag=True):
-    """The step that begins, and those behind it until the next such message, compute these.
-
-    Attributes:
-        request_ids: of everybody in the step, and in one before it that may still run.
-    """
-
-    request_ids: list[str]
-
-
 class Heartbeat(msgspec.Struct, tag=True):
     """The engine has nothing to do, and lives.
 
@@ -134,7 +124,7 @@ class EngineFailed(msgspec.Struct, tag=True):
 
 
 ToEngine = StartEngine | AddRequests | AbortRequests | StopEngine
-FromEngine = EngineReady | StepBegins | StepOutputs | Heartbeat | EngineFailed
+FromEngine = EngineReady | StepOutputs | Heartbeat | EngineFailed
 
 encoder = msgspec.msgpack.Encoder()
 to_engine_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

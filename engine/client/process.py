@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import engine.errors
 from engine.client.link import EngineLink
@@ -22,10 +23,10 @@ from engine.client.messages import (
     Heartbeat,
     NewRequest,
     StartEngine,
-    StepBegins,
     StepOutputs,
     ToEngine,
 )
+from engine.client.step_note import read_step_note
 from engine.client.streams import RequestStream
 from engine.client.supervision import (
     EngineState,
@@ -257,7 +258,7 @@ class EngineClient:
             reason = await self._attend(link)
             failure, self._failure = self._failure, None
             logger.error("engine_died pid=%d reason=%s", link.pid, reason)
-            blamed = self._suspects.blame()
+            blamed = self._suspects.blame(read_step_note(Path(link.folder)))
             if blamed:
                 logger.error("engine_died_computing ids=%s", ",".join(blamed))
             death = EngineDeadError(f"The engine process is gone: {reason}")
@@ -314,13 +315,11 @@ class EngineClient:
                 self.stats = stats
                 for delta in deltas:
                     self._pass_on(delta)
-            case StepBegins(request_ids):
-                self._watchdog.hear_life(is_idle=False)
-                self._suspects.begin(request_ids)
             case Heartbeat(num_heard):
                 is_idle = self._link is not None and num_heard == self._link.num_sent
                 self._watchdog.hear_life(is_idle=is_idle)
-                self._suspects.begin(())
+                if is_idle:
+                    self._suspects.forget_left()
             case EngineReady(info):
                 self._watchdog.hear_life(is_idle=False)
                 self._info = info

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import msgspec
@@ -20,6 +20,7 @@ from engine.request import Request
 # Of 16 bytes each.
 _MAX_DIGESTS = 1024
 _DIGEST_BYTES = 16
+_MAX_LEFT = 256
 _encode = msgspec.msgpack.Encoder(order="sorted").encode
 
 
@@ -47,8 +48,7 @@ class Suspects:
         self._max_digests = max_digests
         self._records: OrderedDict[bytes, _Record] = OrderedDict()
         self._open: dict[str, Request] = {}
-        self._left: set[str] = set()
-        self._step: frozenset[str] = frozenset()
+        self._left: OrderedDict[str, Request] = OrderedDict()
 
     def check(self, requests: Sequence[Request]) -> None:
         """Check that requests may be let in.
@@ -80,30 +80,33 @@ class Suspects:
 
     def leave(self, request_id: str, *, is_served: bool) -> None:
         """Note that a request has ended, or that its caller gave it up; unknown ids are fine."""
+        request = self._open.pop(request_id, None)
+        if request is None:
+            return
         if is_served:
-            request = self._open.pop(request_id, None)
-            if request is not None and self._records:
+            if self._records:
                 self._records.pop(digest_of(request), None)
-        elif request_id in self._step:
-            # It may still be what a step hangs in.
-            self._left.add(request_id)
-        else:
-            self._open.pop(request_id, None)
+            return
+        # It may still be what a step hangs in.
+        self._left[request_id] = request
+        if len(self._left) > _MAX_LEFT:
+            self._left.popitem(last=False)
 
-    def begin(self, request_ids: Iterable[str]) -> None:
-        """Note whom the engine computes from now on."""
-        self._step = frozenset(request_ids)
-        for request_id in self._left - self._step:
-            self._open.pop(request_id, None)
-        self._left &= self._step
+    def forget_left(self) -> None:
+        """Note that nothing is being computed: who was given up did no harm."""
+        self._left.clear()
 
-    def blame(self) -> list[str]:
+    def blame(self, step: frozenset[str]) -> list[str]:
         """Count a crash against those in the step, and forget who was there.
+
+        Args:
+            step: ids of who was in the last step; of these, who has ended is not meant.
 
         Returns:
             The ids of who was being computed.
         """
-        found = {i: digest_of(self._open[i]) for i in sorted(self._step & self._open.keys())}
+        present = {**self._open, **self._left}
+        found = {i: digest_of(present[i]) for i in sorted(step & present.keys())}
         digests = set(found.values())
         records = [self._remember(digest) for digest in digests]
         most = max((record.num_crashes for record in records), default=0)
@@ -114,7 +117,6 @@ class Suspects:
             leaders[0].is_refused = True
         self._open.clear()
         self._left.clear()
-        self._step = frozenset()
         return list(found)
 
     def _is_trying_others(self, digests: set[bytes]) -> bool:
@@ -133,6 +135,6 @@ class Suspects:
 
 
 def digest_of(request: Request) -> bytes:
-    """Digest what a request asks for; seeds do not count, as the door draws them."""
-    asked = _encode((request.prompt_token_ids, replace(request.params, seed=None)))
+    """Digest what a request asks for; neither seeds, which the door draws, nor how many choices."""
+    asked = _encode((request.prompt_token_ids, replace(request.params, seed=None, n=1)))
     return hashlib.blake2b(asked, digest_size=_DIGEST_BYTES).digest()
