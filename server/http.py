@@ -110,5 +110,6 @@ def _uvicorn_config(served: Served, server_config: ServerConfig) -> uvicorn.Conf
         port=server_config.port,
         log_config=None,
         access_log=False,
+        lifespan="off",
         timeout_graceful_shutdown=_GRACE_S,
     )

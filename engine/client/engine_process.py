@@ -72,14 +72,21 @@ class EngineLoop:
         self._core.on_step = self._note.write
         _send(self._socket, EngineReady(self._core.info))
         while not self._is_stopping:
-            while not self._core.has_unfinished and not self._socket.poll(_HEARTBEAT_MS):
-                _send(self._socket, Heartbeat(self._num_heard))
+            if not self._core.has_unfinished:
+                self._rest()
             for message in self._inbox():
                 self._num_heard += 1
                 self._handle(message)
             if self._core.has_unfinished:
                 deltas = self._core.step()
                 _send(self._socket, StepOutputs(deltas, self._core.stats()))
+
+    def _rest(self) -> None:
+        """Wait for a message, and say now and then that we live."""
+        while True:
+            _send(self._socket, Heartbeat(self._num_heard))
+            if self._socket.poll(_HEARTBEAT_MS):
+                return
 
     def _inbox(self) -> Iterator[ToEngine]:
         """Give the messages that have arrived, without waiting."""

