@@ -12,6 +12,7 @@ import time
 from types import FrameType
 
 import uvicorn
+from sse_starlette.sse import AppStatus
 
 from engine.client.process import EngineClient
 from engine.errors import EngineDrainingError
@@ -32,6 +33,8 @@ class DrainingServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config, engine: EngineClient, timeout_s: float) -> None:
         super().__init__(config)
+        # Streams would be cut as soon as nothing new is accepted, told to their end or not.
+        AppStatus.enable_automatic_graceful_drain = False
         self._engine = engine
         self._timeout_s = timeout_s
         self._loop = asyncio.get_running_loop()

@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 from engine.errors import (
     EngineDeadError,
     EngineNotReadyError,
+    EngineRestartingError,
     InvalidRequestError,
     ModelNotFoundError,
     OutdraftError,
@@ -122,6 +123,8 @@ def _headers(request: Request, error: Exception) -> dict[str, str]:
     given: dict[str, str] = dict(getattr(error, "headers", None) or {})
     if isinstance(error, EngineNotReadyError):
         given["retry-after"] = str(error.retry_after_s)
+    elif isinstance(error, EngineDeadError) and request.app.state.served.engine.is_alive:
+        given["retry-after"] = str(EngineRestartingError.retry_after_s)
     given |= request.scope.get(synthetic_mark.SCOPE_KEY, {})
     request_id: str | None = request.scope.get(request_id_header.SCOPE_KEY)
     if request_id is None:

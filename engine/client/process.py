@@ -324,6 +324,7 @@ class EngineClient:
                 self._watchdog.hear_life(is_idle=False)
                 self._info = info
                 self._is_lost = False
+                logger.info("engine_ready pid=%s restarts=%d", self.pid, self.faults.num_restarts)
                 assert self._ready is not None, "start() comes first"
                 if not self._ready.done():
                     self._ready.set_result(info)

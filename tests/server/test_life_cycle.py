@@ -145,6 +145,7 @@ def test_a_request_that_crashes_the_engine_is_refused_and_others_are_served(star
         for _ in range(2):
             answer = ask(server, POISON)
             assert answer.json()["error"]["code"] == "engine_dead"
+            assert int(answer.headers["retry-after"]) > 0
             wait_for(lambda: state_of(server) == (200, "ok"), WAIT_S, "never ready again")
         refused = ask(server, POISON)
         assert refused.status_code == 400
@@ -180,6 +181,7 @@ def test_an_engine_that_crashes_too_often_stays_dead(start: Start) -> None:
         assert state_of(server, "/health") == (503, "dead")
         refused = ask(server)
         assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_dead")
+        assert "retry-after" not in refused.headers
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
