@@ -11,7 +11,12 @@ OUT_OF_MEMORY = (
     "Shorten it, or start the engine with less kv_cache_memory."
 )
 # What libraries raise as a plain RuntimeError.
-_WORDS = ("out of memory", "can't allocate memory", "cublas_status_alloc_failed")
+_WORDS = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "cublas_status_alloc_failed",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -168,7 +168,7 @@ class EngineClient:
         self._ready = asyncio.get_running_loop().create_future()
         self._link = await EngineLink.start(self._start_message)
         self._watchdog = Watchdog(self.supervision)
-        self._tasks = [asyncio.create_task(self._supervise(self._link), name="engine-supervisor")]
+        self._tasks = [asyncio.create_task(self._stand_by(self._link), name="engine-supervisor")]
 
     async def wait_ready(self) -> ModelInfo:
         """Wait until the models are loaded.
@@ -251,6 +251,17 @@ class EngineClient:
     def _send(self, message: ToEngine) -> None:
         if self._link is not None and not self._is_lost:
             self._link.send(message)
+
+    async def _stand_by(self, link: EngineLink) -> None:
+        """Supervise; if that fails, nobody would be told anything any more."""
+        try:
+            await self._supervise(link)
+        except Exception as error:
+            logger.exception("supervisor_failed")
+            self._may_restart = False
+            self._die(EngineDeadError(f"The engine's supervisor failed: {error!r}"))
+            if self._link is not None:
+                self._link.kill()
 
     async def _supervise(self, link: EngineLink) -> None:
         """Attend to process after process, until there were enough of them."""

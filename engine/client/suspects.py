@@ -21,7 +21,7 @@ from engine.request import Request
 _MAX_DIGESTS = 1024
 _DIGEST_BYTES = 16
 _MAX_LEFT = 256
-_encode = msgspec.msgpack.Encoder(order="sorted").encode
+_encode = msgspec.msgpack.Encoder().encode
 
 
 @dataclass(slots=True)
@@ -48,7 +48,7 @@ class Suspects:
         self._max_digests = max_digests
         self._records: OrderedDict[bytes, _Record] = OrderedDict()
         self._open: dict[str, Request] = {}
-        self._left: OrderedDict[str, Request] = OrderedDict()
+        self._left: OrderedDict[str, bytes] = OrderedDict()
 
     def check(self, requests: Sequence[Request]) -> None:
         """Check that requests may be let in.
@@ -88,7 +88,7 @@ class Suspects:
                 self._records.pop(digest_of(request), None)
             return
         # It may still be what a step hangs in.
-        self._left[request_id] = request
+        self._left[request_id] = digest_of(request)
         if len(self._left) > _MAX_LEFT:
             self._left.popitem(last=False)
 
@@ -105,8 +105,8 @@ class Suspects:
         Returns:
             The ids of who was being computed.
         """
-        present = {**self._open, **self._left}
-        found = {i: digest_of(present[i]) for i in sorted(step & present.keys())}
+        found = {i: digest_of(self._open[i]) for i in sorted(step & self._open.keys())}
+        found |= {i: self._left[i] for i in sorted(step & self._left.keys())}
         digests = set(found.values())
         records = [self._remember(digest) for digest in digests]
         most = max((record.num_crashes for record in records), default=0)
@@ -136,5 +136,7 @@ class Suspects:
 
 def digest_of(request: Request) -> bytes:
     """Digest what a request asks for; neither seeds, which the door draws, nor how many choices."""
-    asked = _encode((request.prompt_token_ids, replace(request.params, seed=None, n=1)))
+    biases = sorted((request.params.logit_bias or {}).items())
+    params = replace(request.params, seed=None, n=1, logit_bias=None)
+    asked = _encode((request.prompt_token_ids, params, biases))
     return hashlib.blake2b(asked, digest_size=_DIGEST_BYTES).digest()

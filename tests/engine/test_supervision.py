@@ -245,12 +245,14 @@ def test_a_request_that_crashes_the_engine_twice_is_refused_afterwards() -> None
 
 def test_a_client_that_leaves_a_hung_request_does_not_clear_it() -> None:
     async def scenario() -> None:
-        async with running(watchdog_s=2.0, watchdog_start_s=60.0) as client:
+        async with running(watchdog_s=4.0, watchdog_start_s=60.0) as client:
             for number in range(2):
                 await until_ready(client)
                 async with client.submit(made(f"bad{number}", HANG, max_tokens=400)) as stream:
                     for _ in range(20):
                         await anext(stream)
+                    while client._watchdog._quiet_s < 1.0:
+                        await asyncio.sleep(0.02)
                 while client.faults.num_watchdog_kills == number:
                     await asyncio.sleep(0.02)
             await until_ready(client)
@@ -353,6 +355,26 @@ def test_a_crash_while_draining_is_final() -> None:
             while client.is_alive:
                 await asyncio.sleep(0.01)
             assert client.faults.num_restarts == 0
+
+    run(scenario)
+
+
+def test_a_supervisor_that_fails_leaves_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with running() as client:
+            stream = client.submit(made("r", max_tokens=400))
+            await anext(stream)
+
+            def fail(_step: object) -> list[str]:
+                raise ValueError("a bug")
+
+            monkeypatch.setattr(client._suspects, "blame", fail)
+            assert client.pid is not None
+            os.kill(client.pid, signal.SIGKILL)
+            with pytest.raises(EngineDeadError, match="a bug"):
+                async for _ in stream:
+                    pass
+            assert client.state is EngineState.DEAD
 
     run(scenario)
 

@@ -12,6 +12,7 @@ from engine.door import make_requests
 from engine.errors import EngineRestartingError, RefusedRequestError
 from engine.request import Request
 from engine.sampling_params import SamplingParams
+from engine.structured_output import StructuredOutput
 from tests.doubles import FakeCore
 
 
@@ -89,6 +90,11 @@ def test_a_digest_is_of_what_is_asked() -> None:
     assert len({digest_of(requests[0]) for requests in same}) == 1
     others = [made("d", 2), made("e", 1, temperature=0.5), made("f", 1, max_tokens=7)]
     assert len({digest_of(requests[0]) for requests in [*others, same[0]]}) == 4
+    biases = ({3: 1.0, 200: -2.0}, {200: -2.0, 3: 1.0})
+    shaped = StructuredOutput(kind="regex", text="[a-z]+")
+    values = {"allowed_token_ids": (7, 3), "structured_output": shaped, "ignore_eos": False}
+    rich = [digest_of(made("g", 1, logit_bias=bias, **values)[0]) for bias in biases]
+    assert rich[0] == rich[1]
 
 
 def test_a_crash_while_nothing_is_computed_is_nobodys() -> None:
