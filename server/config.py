@@ -99,11 +99,16 @@ class ServerConfig:
     reasoning_parser: str = option(
         "auto", "how the model marks its thinking; auto = as its chat template shows, none = not"
     )
+    drain_timeout_s: float = option(
+        25.0, "seconds that answers may take to end once the server is told to stop"
+    )
     log_level: str = option("info", f"one of {', '.join(LOG_LEVELS)}")
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"port: {self.port} is outside [0, 65535].")
+        if self.drain_timeout_s < 0.0:
+            raise ConfigError(f"drain_timeout_s: {self.drain_timeout_s} is below 0.")
         if self.log_level not in LOG_LEVELS:
             raise ConfigError(
                 f"log_level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}."

@@ -23,6 +23,7 @@ from engine.errors import (
     DeadlinePassedError,
     EngineDeadError,
     EngineNotReadyError,
+    EngineRestartingError,
     InvalidRequestError,
     ModelNotFoundError,
     OutdraftError,
@@ -139,6 +140,7 @@ def error_response(request: Request, error: Exception) -> Response:
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed path=%s", request.url.path, exc_info=error)
+    request.app.state.served.metrics.observe_error(error)
     return Response(
         msgspec.json.encode(error_shape_of(request.scope)(error)),
         status_code=status,
@@ -149,6 +151,10 @@ def error_response(request: Request, error: Exception) -> Response:
 
 def _headers(request: Request, error: Exception) -> dict[str, str]:
     given: dict[str, str] = security_headers.HEADERS | (getattr(error, "headers", None) or {})
+    if isinstance(error, EngineNotReadyError):
+        given["retry-after"] = str(error.retry_after_s)
+    elif isinstance(error, EngineDeadError) and request.app.state.served.engine.is_alive:
+        given["retry-after"] = str(EngineRestartingError.retry_after_s)
     given |= request.scope.get(synthetic_mark.SCOPE_KEY, {})
     if isinstance(error, DeadlinePassedError):
         # Clients try again after any 504, which would take as long and cost as much.
@@ -174,7 +180,7 @@ def _describe(error: Exception) -> tuple[str, str | None, str | None]:
     if isinstance(error, EngineDeadError):
         return str(error), None, "engine_dead"
     if isinstance(error, EngineNotReadyError):
-        return str(error), None, "engine_loading"
+        return str(error), None, error.code
     if isinstance(error, OutdraftError):
         return str(error), None, None
     return f"The server failed unexpectedly ({type(error).__name__}).", None, None

@@ -266,6 +266,11 @@ class Generation:
                 self._metrics.observe_outcome(shown.finish_reason, time.monotonic() - self._started)
             yield shown
 
+    def fail(self, error: BaseException) -> None:
+        """Give up what has not ended because of an error that is told inside a stream."""
+        self._metrics.observe_error(error)
+        self.close(error)
+
     def close(self, error: BaseException | None = None) -> None:
         """Give up what has not ended, and write the call's line in the log.
 

@@ -18,6 +18,7 @@ from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
 from server.config import ServerConfig
 from server.connection import connection_options
+from server.draining import DrainingServer
 from server.keys import KeyRing
 from server.served import Served, make_served
 
@@ -50,9 +51,11 @@ async def serve_http(
     served = make_served(engine, config, name=name, names=server_config.served_model_name)
     served.tool_parser = server_config.tool_parser
     served.reasoning_parser = server_config.reasoning_parser
-    server = uvicorn.Server(_uvicorn_config(served, server_config, keys))
-    # uvicorn raises the signals that ended it once more when it is done; the engine is closed
-    # after that, so they must find this harmless handler again.
+    server = DrainingServer(
+        _uvicorn_config(served, server_config, keys), engine, server_config.drain_timeout_s
+    )
+    # uvicorn gives these back when it is done; the engine is closed after that, so signals must
+    # find this harmless handler again.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     loading = asyncio.create_task(_load(served, config, server_config))
@@ -119,6 +122,7 @@ def _uvicorn_config(
         port=server_config.port,
         log_config=None,
         access_log=False,
+        lifespan="off",
         timeout_graceful_shutdown=_GRACE_S,
         **connection_options(server_config, served.metrics),
     )

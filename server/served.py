@@ -7,9 +7,9 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from engine.client.process import EngineClient
+from engine.client.supervision import EngineState
 from engine.config import EngineConfig
 from engine.door import make_requests
 from engine.errors import (
@@ -80,11 +80,11 @@ class Served:
         return self._tokens is not None and self.engine.is_ready
 
     @property
-    def status(self) -> Literal["ok", "loading", "dead"]:
+    def status(self) -> EngineState:
         """Whether requests can be served, in a word."""
-        if self.is_ready:
-            return "ok"
-        return "loading" if self.engine.is_alive else "dead"
+        state = self.engine.state
+        is_loading = state is EngineState.OK and self._tokens is None
+        return EngineState.LOADING if is_loading else state
 
     @property
     def tokens(self) -> TokenBytes:
@@ -236,7 +236,7 @@ def make_served(
     first, *others = dict.fromkeys(names or (name,))
     rates = config.speculation.acceptance_rates
     digest = hashlib.blake2b(repr(config).encode(), digest_size=5).hexdigest()
-    metrics = ServerMetrics(first, lambda: engine.stats, rates)
+    metrics = ServerMetrics(first, lambda: engine.stats, rates, read_faults=lambda: engine.faults)
     return Served(
         name=first,
         aliases=tuple(others),

@@ -30,6 +30,7 @@ def server_info(served: Served, config: ServerConfig) -> ServerInfo:
         "models": _models(served),
         "config": asdict(served.config),
         "server": config.shown(),
+        "supervision": asdict(served.engine.supervision),
         "limits": _limits(served, config),
         "warnings": _warnings(served),
         "versions": {"python": platform.python_version(), **_versions()},

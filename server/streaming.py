@@ -128,7 +128,7 @@ async def _events(answer: Answer[Any, Any]) -> AsyncIterator[bytes]:
             yield b"data: " + _encode(event) + b"\n\n"
     except OutdraftError as error:
         # The status is sent already, so the failure is told inside the stream.
-        answer.generation.close(error)
+        answer.generation.fail(error)
         yield b"data: " + _encode(error_body(error)) + b"\n\n"
     yield _DONE
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.client.engine_process import LOG_FORMAT
 from engine.client.process import EngineClient
-from engine.config import EngineConfig
+from engine.client.supervision import SupervisionConfig
 from engine.config_files import DEMO, config_names, load_config, resolve
 from engine.config_flags import (
     add_config_flags,
@@ -37,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help=f"settings to start from: a YAML file, or one of {', '.join(config_names())}",
     )
     add_option_flags(parser.add_argument_group("server"), ServerConfig)
+    add_option_flags(parser.add_argument_group("supervision"), SupervisionConfig)
     add_config_flags(parser)
 
 
@@ -55,13 +56,17 @@ def run(args: argparse.Namespace) -> int:
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
     keys = read_keys(server_config, os.environ)
     server_config = server_config.without_secrets()
-    return _run_loop(_serve(resolve(asked), server_config, asked.model.model or DEMO, keys))
+    supervision = SupervisionConfig(**given_options(args, SupervisionConfig))
+    engine = EngineClient(
+        resolve(asked), log_level=server_config.log_level, supervision=supervision
+    )
+    return _run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys))
 
 
 async def _serve(
-    config: EngineConfig, server_config: ServerConfig, name: str, keys: KeyRing
+    engine: EngineClient, server_config: ServerConfig, name: str, keys: KeyRing
 ) -> int:
-    engine = EngineClient(config, log_level=server_config.log_level)
+    config = engine.config
     await engine.start()
     try:
         if not config.model.trust_remote_code:
