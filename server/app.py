@@ -22,6 +22,7 @@ from server.routes import (
 )
 from server.served import Served
 from server.stored_chats import ChatStore
+from server.streaming import OpenStreams
 from server.synthetic_mark import SyntheticMarkMiddleware
 
 
@@ -41,6 +42,7 @@ def create_app(served: Served, config: ServerConfig | None = None) -> FastAPI:
     app.state.config = config or ServerConfig()
     app.state.chats = ChatStore()
     app.state.responses = ResponseStore()
+    app.state.open_streams = OpenStreams()
     app.add_middleware(RequestIdMiddleware)
     rates = served.config.speculation.acceptance_rates
     if rates:

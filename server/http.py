@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 
 import uvicorn
+from fastapi import FastAPI
 
 from engine.client.process import EngineClient
 from engine.config import EngineConfig, acceptance_text
@@ -18,6 +20,7 @@ from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
 from server.config import ServerConfig
 from server.served import Served, make_served
+from server.streaming import OpenStreams
 
 _GRACE_S = 5
 
@@ -41,7 +44,8 @@ async def serve_http(
     served = make_served(engine, config, name=name, names=server_config.served_model_name)
     served.tool_parser = server_config.tool_parser
     served.reasoning_parser = server_config.reasoning_parser
-    server = uvicorn.Server(_uvicorn_config(served, server_config))
+    app = create_app(served, server_config)
+    server = _Server(_uvicorn_config(app, server_config), app.state.open_streams)
     # uvicorn raises the signals that ended it once more when it is done; the engine is closed
     # after that, so they must find this harmless handler again.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -58,6 +62,19 @@ async def serve_http(
     if failure is not None:
         raise failure
     return 0 if server.started else 1
+
+
+class _Server(uvicorn.Server):
+    """Ends the streams that are open when it stops, for which it would wait otherwise."""
+
+    def __init__(self, config: uvicorn.Config, streams: OpenStreams) -> None:
+        super().__init__(config)
+        self._streams = streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop listening, and end what is open."""
+        self._streams.end()
+        await super().shutdown(sockets)
 
 
 async def _listen(server: uvicorn.Server) -> None:
@@ -100,9 +117,9 @@ def _load_tokenizer(config: EngineConfig) -> Tokenizer:
     return tokenizer
 
 
-def _uvicorn_config(served: Served, server_config: ServerConfig) -> uvicorn.Config:
+def _uvicorn_config(app: FastAPI, server_config: ServerConfig) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(served, server_config),
+        app,
         host=server_config.host,
         port=server_config.port,
         log_config=None,

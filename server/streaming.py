@@ -11,7 +11,6 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
-from sse_starlette import EventSourceResponse
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,7 +20,14 @@ from server.answers import Answer, Event
 from server.errors import error_body
 
 _DONE = b"data: [DONE]\n\n"
+_OK = 200
 _CLIENT_CLOSED_REQUEST = 499
+_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-store"),
+    (b"connection", b"keep-alive"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
 _encode = msgspec.json.Encoder().encode
 
 # What makes an answer: it is left when the answer is sent, or when the client has gone.
@@ -35,8 +41,10 @@ async def respond(answer: Answer[Any, Any], request: Request, *, stream: bool | 
     return await respond_whole(answer.collect(), answer.generation, request)
 
 
-class EventStream(EventSourceResponse):
+class EventStream(Response):
     """Server-sent events: LF only, no pings.
+
+    It costs a stream that waits two small tasks, since there may be thousands of them.
 
     Args:
         frames: the events as they are sent, blank lines included.
@@ -44,13 +52,50 @@ class EventStream(EventSourceResponse):
     """
 
     def __init__(self, frames: AsyncIterator[bytes], source: Source) -> None:
-        super().__init__(frames, ping=0, sep="\n")
+        super().__init__(status_code=_OK)
+        # Not by `init_headers`, which would tell the length of a whole body.
+        self.raw_headers = list(_HEADERS)
+        self._frames = frames
         self._source = source
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events; whatever ends the response also ends what makes them."""
         async with self._source:
-            await super().__call__(scope, receive, send)
+            sending = asyncio.ensure_future(self._send_events(send))
+            leaving = asyncio.ensure_future(_disconnected(receive))
+            open_streams: OpenStreams = scope["app"].state.open_streams
+            open_streams.add(sending)
+            try:
+                await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if sending.done() and not sending.cancelled():
+                    sending.result()
+            finally:
+                sending.cancel()
+                leaving.cancel()
+                await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send_events(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": _OK, "headers": self.raw_headers})
+        async for frame in self._frames:
+            await send({"type": "http.response.body", "body": frame, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class OpenStreams:
+    """The streams that are being sent, so that a server that stops need not wait for them."""
+
+    def __init__(self) -> None:
+        self._sending: set[asyncio.Future[None]] = set()
+
+    def add(self, sending: asyncio.Future[None]) -> None:
+        """Know a stream until it is sent."""
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+
+    def end(self) -> None:
+        """Break off all streams; their clients see that they are not whole."""
+        for sending in tuple(self._sending):
+            sending.cancel()
 
 
 async def respond_whole(answer: Awaitable[Event], source: Source, request: Request) -> Response:
@@ -63,7 +108,7 @@ async def respond_whole(answer: Awaitable[Event], source: Source, request: Reque
     """
     async with source:
         collecting = asyncio.ensure_future(answer)
-        leaving = asyncio.ensure_future(_disconnected(request))
+        leaving = asyncio.ensure_future(_disconnected(request.receive))
         try:
             await asyncio.wait({collecting, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not collecting.done():
@@ -92,7 +137,7 @@ async def _events(answer: Answer[Any, Any]) -> AsyncIterator[bytes]:
     yield _DONE
 
 
-async def _disconnected(request: Request) -> None:
+async def _disconnected(receive: Receive) -> None:
     """Wait until the client is gone."""
-    while (await request.receive())["type"] != "http.disconnect":
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -28,7 +28,6 @@ NOT_ON_GPU_MACHINES = {
     "prometheus_client",
     "pydantic",
     "pydantic_core",
-    "sse_starlette",
     "starlette",
     "uvicorn",
     "uvloop",

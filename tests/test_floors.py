@@ -108,7 +108,6 @@ NOT_FOR_OFFLINE_USE = (
     "msgspec",
     "prometheus_client",
     "pydantic",
-    "sse_starlette",
     "uvicorn",
     "zmq",
 )

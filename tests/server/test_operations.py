@@ -187,6 +187,45 @@ def test_a_client_that_is_gone_before_the_first_byte_aborts_too() -> None:
     run(scenario)
 
 
+def test_a_server_that_stops_breaks_off_its_streams() -> None:
+    async def scenario() -> None:
+        core = FakeCore()
+        async with serving(core=core) as api:
+            api.engine.is_paused = True
+            sent: list[dict[str, Any]] = []
+            others = asyncio.all_tasks()
+            call = asyncio.create_task(stream_for_ever(api, sent))
+            while not core.has_unfinished or not sent:
+                await asyncio.sleep(0)
+            # A stream that waits costs memory with every task that it has.
+            assert len(asyncio.all_tasks() - others - {call}) == 2
+            api.app.state.open_streams.end()
+            await call
+            assert len(core.aborted) == 1
+            headers = dict(sent[0]["headers"])
+            assert headers[b"content-type"] == b"text/event-stream; charset=utf-8"
+            assert b"content-length" not in headers
+            assert all(message.get("more_body", True) for message in sent), "it looks whole"
+
+    run(scenario)
+
+
+async def stream_for_ever(api: Api, sent: list[dict[str, Any]]) -> None:
+    """Post a streamed chat as a client that stays."""
+    body = json.dumps({"messages": USER, "stream": True}).encode()
+    asked = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> dict[str, Any]:
+        if not asked:
+            await asyncio.Event().wait()
+        return asked.pop()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await api.app(scope_of_chat(), receive, send)
+
+
 async def call_and_leave(api: Api, body: dict[str, Any], send: Any = None) -> None:
     """Post a chat as a client that hangs up once its request is in the engine."""
     sent = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
@@ -201,7 +240,23 @@ async def call_and_leave(api: Api, body: dict[str, Any], send: Any = None) -> No
     async def swallow(_message: Any) -> None:
         await asyncio.sleep(0)
 
-    scope = {
+    await asyncio.wait_for(api.app(scope_of_chat(), receive, send or swallow), 5)
+
+
+def test_outcomes_have_every_reason() -> None:
+    async def scenario() -> None:
+        async with serving() as api:
+            found = await samples(api)
+            for reason in FinishReason:
+                label = json.dumps({"finished_reason": str(reason)})
+                assert found[f"outdraft:request_success_total{label}"] == 0
+
+    run(scenario)
+
+
+def scope_of_chat() -> dict[str, Any]:
+    """Give what a server tells of a chat's call."""
+    return {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
         "http_version": "1.1",
@@ -215,15 +270,3 @@ async def call_and_leave(api: Api, body: dict[str, Any], send: Any = None) -> No
         "client": ("client", 1),
         "server": ("server", 80),
     }
-    await asyncio.wait_for(api.app(scope, receive, send or swallow), 5)
-
-
-def test_outcomes_have_every_reason() -> None:
-    async def scenario() -> None:
-        async with serving() as api:
-            found = await samples(api)
-            for reason in FinishReason:
-                label = json.dumps({"finished_reason": str(reason)})
-                assert found[f"outdraft:request_success_total{label}"] == 0
-
-    run(scenario)
