@@ -1,8 +1,9 @@
 """What requests of an engine in this process cost in memory beyond their keys and values.
 
-Waiting ones stand in the queue behind another while steps go on; running ones decode. The growth of
-the process is told of the first time alone, since later requests use again what earlier ones
-freed; what Python allocates is told of every round. The larger of the two counts.
+Waiting ones stand in the queue behind another while steps go on; running ones decode. Told are what
+Python allocated (the median of the rounds) and by what the C library's heap in use grew (the
+least of the rounds, as libraries keep something of every new shape of a batch). Python takes large
+objects from there, too, so the two together, held against the bar, are more than there is.
 """
 
 from __future__ import annotations
@@ -14,22 +15,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import median
-from typing import Any
-from unittest.mock import patch
-
-import psutil
 
 from benchmarks.growth.findings import Findings, Verdict, spread_text
+from benchmarks.growth.native_memory import native_bytes
 from benchmarks.pages import Grid
 from benchmarks.progress import show_progress
 from benchmarks.report import rounded
 from engine.config import EngineConfig
 from engine.core import EngineCore
 from engine.door import make_requests
-from engine.kv_cache.storage import KVCacheStorage, bytes_per_block
+from engine.kv_cache.storage import bytes_per_block
 from engine.model_pair import ModelPair
 from engine.request import Request, RequestStatus
-from engine.runner import model_runner
 from engine.sampling_params import SamplingParams
 
 BAR_KB = 50.0
@@ -48,7 +45,7 @@ class IdlePlan:
         waiting: in the queue.
         running: with blocks of the KV cache.
         prompt_tokens: of each.
-        repeats: rounds.
+        repeats: rounds, after one to warm up.
     """
 
     waiting: int
@@ -63,31 +60,35 @@ def idle_requests(config: EngineConfig, models: ModelPair, plan: IdlePlan) -> Fi
     states = {"waiting": (plan.waiting, 1), "running": (plan.running, plan.running)}
     with show_progress(len(states) * (plan.repeats + 1)) as on_progress:
         for place, (state, (count, most)) in enumerate(states.items()):
-            with _cache_in_memory():
-                core = EngineCore(_config_for(config, models, most, plan.prompt_tokens), models)
+            core = EngineCore(_config_for(config, models, most, plan.prompt_tokens), models)
             # Those that wait stand behind one that runs, which is there before.
             in_front = 1 if state == "waiting" else 0
-            kilobytes = []
+            native: list[float] = []
+            allocated: list[float] = []
             for number in range(plan.repeats + 1):
                 on_progress(f"{count} {state}", float(place * (plan.repeats + 1) + number))
-                with _meter(is_first=number == 0) as meter:
-                    grown = _grown_bytes(core, count, in_front, plan.prompt_tokens, meter)
-                kilobytes.append(grown / count / _KB)
-            resident, allocated = kilobytes[0], kilobytes[1:]
-            worst = max(resident, median(allocated))
+                asked = (core, count, in_front, plan.prompt_tokens)
+                in_use = _grown_bytes(*asked, native_bytes) / count / _KB
+                with _traced() as meter:
+                    of_python = _grown_bytes(*asked, meter) / count / _KB
+                # The first round makes what all requests share.
+                native += [in_use] if number else []
+                allocated += [of_python] if number else []
+            # What libraries keep of a batch's shape comes once; what requests cost, every round.
+            each = min(native) + median(allocated)
             what = f"memory per {state} request, engine in this process"
-            found.verdicts.append(memory_verdict(what, worst))
-            cells.append((state, str(count), f"{resident:.1f}", spread_text(allocated, 2)))
+            found.verdicts.append(memory_verdict(what, each))
+            cells.append((state, str(count), spread_text(allocated, 2), spread_text(native, 2)))
             found.rows.append(
                 {
                     "state": state,
                     "requests": count,
                     "prompt_tokens": plan.prompt_tokens,
-                    "resident_kb": rounded(resident),
                     "allocated_kb": rounded(allocated),
+                    "native_kb": rounded(native),
                 }
             )
-    heads = ("requests", "number", "process grew, kB each", "Python allocated, kB each")
+    heads = ("requests", "number", "Python, kB each", "C heap, kB each")
     title = f"memory of requests beyond their KV cache, {plan.prompt_tokens} tokens of prompt"
     found.grids.append(Grid(title, heads, cells))
     return found
@@ -104,26 +105,7 @@ def memory_verdict(what: str, kilobytes: float) -> Verdict:
 
 
 @contextmanager
-def _cache_in_memory() -> Iterator[None]:
-    """Let KV caches be in memory from the start, which otherwise come as blocks are written."""
-
-    def make(*args: Any) -> KVCacheStorage:
-        storage = KVCacheStorage(*args)
-        for cache in (*storage.key_caches, *storage.value_caches):
-            cache.fill_(0)
-        return storage
-
-    with patch.object(model_runner, "KVCacheStorage", make):
-        yield
-
-
-@contextmanager
-def _meter(*, is_first: bool) -> Iterator[Meter]:
-    """Measure the process the first time, and what Python allocated from then on."""
-    if is_first:
-        process = psutil.Process()
-        yield lambda: int(process.memory_info().rss)
-        return
+def _traced() -> Iterator[Meter]:
     tracemalloc.start()
     try:
         yield lambda: tracemalloc.get_traced_memory()[0]
