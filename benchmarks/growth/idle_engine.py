@@ -1,9 +1,10 @@
 """What requests of an engine in this process cost in memory beyond their keys and values.
 
 Waiting ones stand in the queue behind another while steps go on; running ones decode. Told are what
-Python allocated (the median of the rounds) and by what the C library's heap in use grew (the
-least of the rounds, as libraries keep something of every new shape of a batch). Python takes large
-objects from there, too, so the two together, held against the bar, are more than there is.
+Python allocated and by what the C library's heap in use grew. Python takes large objects from
+there, too, so the two together, held against the bar, are more than there is. Where `auto` would
+choose numbers of drafts they are fixed, since libraries keep something of every new shape of a
+batch, which is no request's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ from engine.request import Request, RequestStatus
 from engine.sampling_params import SamplingParams
 
 BAR_KB = 50.0
-_STEPS = 8
+_STEPS = 4
+_DRAFT_TOKENS = 2
 _ROOM_TOKENS = 512
 _KB = 1000.0
 Meter = Callable[[], int]
@@ -74,8 +76,7 @@ def idle_requests(config: EngineConfig, models: ModelPair, plan: IdlePlan) -> Fi
                 # The first round makes what all requests share.
                 native += [in_use] if number else []
                 allocated += [of_python] if number else []
-            # What libraries keep of a batch's shape comes once; what requests cost, every round.
-            each = min(native) + median(allocated)
+            each = median(native) + median(allocated)
             what = f"memory per {state} request, engine in this process"
             found.verdicts.append(memory_verdict(what, each))
             cells.append((state, str(count), spread_text(allocated, 2), spread_text(native, 2)))
@@ -163,4 +164,7 @@ def _config_for(
     cache = replace(config.cache, kv_cache_memory=str(num_bytes))
     scheduler = replace(config.scheduler, max_num_seqs=num_running)
     model = replace(config.model, max_model_len=longest)
-    return replace(config, cache=cache, model=model, scheduler=scheduler)
+    speculation = config.speculation
+    if speculation.is_auto and speculation.drafters:
+        speculation = replace(speculation, max_draft_tokens=_DRAFT_TOKENS)
+    return replace(config, cache=cache, model=model, scheduler=scheduler, speculation=speculation)

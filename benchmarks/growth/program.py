@@ -45,7 +45,7 @@ _COUNTS = {
     "repeats": (5, "rounds, after one to warm up where points are steps"),
     "short_context": (128, "tokens of prompts of parts concurrency and host"),
     "waiting": (2000, "requests held in the queue, part memory"),
-    "running": (256, "requests held running, part memory"),
+    "running": (64, "requests held running, part memory"),
     "idle_prompt_tokens": (64, "of their prompts"),
     "idle_streams": (500, "open at a server at once, part memory"),
     "streams": (64, "busy at a server at once, part server"),
