@@ -123,6 +123,7 @@ def test_the_servers_process_reads_text_without_torch(root: Path) -> None:
     [
         *("serve", "generate", "chat", "bench", "tune"),
         *("bench speculation", "bench serve", "bench throughput", "bench latency", "bench startup"),
+        "bench growth",
     ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
