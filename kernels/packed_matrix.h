@@ -15,7 +15,7 @@
 #define LANES 16
 /* Rows of a tile: sums of all its outputs, one line of weights and one number fit the registers. */
 #ifdef __AVX512F__
-#define TILE_ROWS 8
+#define TILE_ROWS 12
 #else
 #define TILE_ROWS 2
 #endif
