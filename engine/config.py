@@ -7,7 +7,7 @@ documentation are derived from these fields (`engine/config_files.py`, `server/c
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from engine.errors import ConfigError
@@ -26,6 +26,7 @@ EAGER, LAZY, FULL = "eager", "lazy", "full"
 GRAPHS = (AUTO, EAGER, LAZY, FULL)
 ON, OFF = "on", "off"
 SWITCHES = (AUTO, ON, OFF)
+STEP_TOKENS, STEP_TOKENS_OF_CPU = 2048, 512
 ATTENTION_BACKENDS = (AUTO, "triton", "torch", "flashinfer")
 
 
@@ -111,7 +112,11 @@ class SchedulerConfig:
     """How much one step may compute, and who comes first."""
 
     max_num_seqs: int = option(64, "requests that run at once at most")
-    max_num_batched_tokens: int = option(2048, "tokens computed per step at most")
+    max_num_batched_tokens: int | None = option(
+        None,
+        f"tokens computed per step at most; none = {STEP_TOKENS_OF_CPU} on a CPU, where a longer "
+        f"step would hold up answers for too long, {STEP_TOKENS} elsewhere",
+    )
     priority_ageing_s: float = option(30.0, "seconds of waiting that are worth one priority level")
 
     def __post_init__(self) -> None:
@@ -119,6 +124,12 @@ class SchedulerConfig:
         _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
         if self.priority_ageing_s <= 0.0:
             raise ConfigError(f"priority_ageing_s: {self.priority_ageing_s} must exceed 0.")
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens per step, once it is known on what device; see `EngineConfig.on_device`."""
+        assert self.max_num_batched_tokens is not None, "a core settles this first"
+        return self.max_num_batched_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -281,11 +292,19 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         rows = (self.speculation.max_draft_tokens or 0) + 1
-        if rows > self.scheduler.max_num_batched_tokens:
+        limit = self.scheduler.max_num_batched_tokens
+        if limit is not None and rows > limit:
             raise ConfigError(
-                f"max_num_batched_tokens: {self.scheduler.max_num_batched_tokens} cannot hold one "
+                f"max_num_batched_tokens: {limit} cannot hold one "
                 f"verify pass of {rows} tokens; raise it or lower --speculation."
             )
+
+    def on_device(self, device_type: str) -> EngineConfig:
+        """Settle what depends on the device that computes: `cpu`, `cuda` and so on."""
+        if self.scheduler.max_num_batched_tokens is not None:
+            return self
+        tokens = STEP_TOKENS_OF_CPU if device_type == "cpu" else STEP_TOKENS
+        return replace(self, scheduler=replace(self.scheduler, max_num_batched_tokens=tokens))
 
 
 def parse_speculation(text: str) -> int | None:

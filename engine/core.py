@@ -67,12 +67,12 @@ class EngineCore:
     """
 
     def __init__(self, config: EngineConfig, models: ModelPair | None = None) -> None:
-        self.config = config
         self.on_step: Callable[[set[str]], None] = lambda _request_ids: None
         clock = StartupClock()
         models = models or load_pair(config)
         clock.lap("models")
         self._target = models.target
+        self.config = config = config.on_device(models.target.device.type)
         self.max_model_len = _max_model_len(config, models.target)
         loaded = [models.target] if models.draft is None else [models.target, models.draft]
         self.attention_backends = choose_attention(config, loaded, self.max_model_len)
@@ -88,7 +88,7 @@ class EngineCore:
             models.target,
             num_blocks,
             config.cache.block_size,
-            config.scheduler.max_num_batched_tokens,
+            config.scheduler.step_tokens,
         )
         draft = draft_runner(config, models, self._runner)
         self._loop = self._make_loop(models, draft)

@@ -61,11 +61,11 @@ def _find(
         yield f"draft_not_used draft={drafters} reason=speculation_off"
         return
     limits = config.scheduler
-    if limits.max_num_batched_tokens <= limits.max_num_seqs:
-        verb = "not" if limits.max_num_batched_tokens == 1 else "hardly"
+    if limits.step_tokens <= limits.max_num_seqs:
+        verb = "not" if limits.step_tokens == 1 else "hardly"
         yield (
             f"draft_{verb}_used draft={drafters} reason=small_steps "
-            f"max_num_batched_tokens={limits.max_num_batched_tokens} "
+            f"max_num_batched_tokens={limits.step_tokens} "
             f"max_num_seqs={limits.max_num_seqs} "
             'advice="a step that is full of requests has no room for drafts"'
         )

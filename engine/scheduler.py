@@ -61,7 +61,7 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.kv = kv
-        self.limit = StepLimit(config.max_num_batched_tokens)
+        self.limit = StepLimit(config.step_tokens)
         self.requests: dict[str, Request] = {}
         self.num_preemptions = 0
         self._planner = planner

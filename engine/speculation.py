@@ -202,7 +202,7 @@ def draft_runner(
 ) -> ModelRunner | None:
     """Make the runner of the model that drafts: over blocks like the target's, or over its own."""
     shape = (target.storage.num_blocks, target.storage.block_size)
-    max_num_tokens = config.scheduler.max_num_batched_tokens
+    max_num_tokens = config.scheduler.step_tokens
     if models.kept_layers is not None:
         subset = subset_of(models.target, models.kept_layers)
         return ModelRunner(subset, *shape, max_num_tokens, target.storage)
@@ -225,7 +225,7 @@ def _drafter(
         return LayerSkipProposer(draft, sampler, gate)
     if models.foreign is None:
         return DraftModelProposer(draft, sampler, draft.loaded.max_model_len, gate)
-    max_num_tokens = config.scheduler.max_num_batched_tokens
+    max_num_tokens = config.scheduler.step_tokens
     foreign = ForeignModel(draft, models.foreign.bridge, max_num_tokens)
     if models.foreign.method == TLI:
         return TokenIntersectionProposer(foreign, sampler, target.vocab_size, gate)

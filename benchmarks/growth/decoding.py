@@ -168,7 +168,7 @@ class DecodeBench:
 def margin_tokens(config: EngineConfig, concurrency: int, context: int, num_steps: int) -> int:
     """Give the tokens by which requests may grow beyond their prompts until steps are timed."""
     # While others' prompts are computed, those that are done go on.
-    passes = -(-concurrency * context // config.scheduler.max_num_batched_tokens)
+    passes = -(-concurrency * context // config.on_device("cpu").scheduler.step_tokens)
     return 2 * passes + concurrency // 8 + num_steps + 4 * _WARM_UP_STEPS
 
 

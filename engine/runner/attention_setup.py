@@ -128,7 +128,7 @@ def attend_by(
         num_seqs=min(_MOST_SEQS, config.scheduler.max_num_seqs),
         num_rows=min(rows, max_seq_len),
         num_keys=min(_NUM_KEYS, max_seq_len),
-        num_prompt_tokens=min(config.scheduler.max_num_batched_tokens, max_seq_len),
+        num_prompt_tokens=min(config.scheduler.step_tokens, max_seq_len),
         max_seq_len=max_seq_len,
         block_size=config.cache.block_size,
         dtype=loaded.dtype,

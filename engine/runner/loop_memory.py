@@ -50,7 +50,7 @@ def decode_loop_bytes(
     logits = verified * target.vocab_size * target.dtype.itemsize
     # Graphs share one pool, apart from everybody else's, so the largest pass counts once more.
     most_rows = max(verified, _recorded_prompt_rows(config))
-    activations = pass_bytes * most_rows // config.scheduler.max_num_batched_tokens
+    activations = pass_bytes * most_rows // config.scheduler.step_tokens
     return held + logits + activations + expected_graphs(config, len(models)) * _GRAPH_BYTES
 
 
@@ -66,4 +66,4 @@ def expected_graphs(config: EngineConfig, num_models: int) -> int:
 
 
 def _recorded_prompt_rows(config: EngineConfig) -> int:
-    return min(MOST_RECORDED_ROWS, config.scheduler.max_num_batched_tokens)
+    return min(MOST_RECORDED_ROWS, config.scheduler.step_tokens)

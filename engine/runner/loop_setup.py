@@ -76,7 +76,7 @@ def make_decode_loop(
     sampling = SamplingState(num_seqs + 1, vocab_size, device, queue)
     dice = _make_dice(config, sampling, device)
     # The first draft pass has two rows of each request that decodes, beside the prompts.
-    max_rows = 2 * num_seqs + config.scheduler.max_num_batched_tokens
+    max_rows = 2 * num_seqs + config.scheduler.step_tokens
     passes = [
         DevicePass(
             runner,

@@ -89,7 +89,7 @@ def _free_gpu_bytes(config: EngineConfig, models: list[LoadedModel], max_model_l
 def sampling_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
     """Count the sampler's copies of the largest step's logits, and its state per request."""
     rows = config.scheduler.max_num_seqs * (config.speculation.num_draft_tokens + 1)
-    rows = min(rows, config.scheduler.max_num_batched_tokens)
+    rows = min(rows, config.scheduler.step_tokens)
     copies = rows * loaded.vocab_size * 4 * _SAMPLING_COPIES
     return copies + config.scheduler.max_num_seqs * loaded.vocab_size * _STATE_BYTES
 
@@ -100,7 +100,7 @@ def pass_bytes(config: EngineConfig, loaded: LoadedModel) -> int:
 
     One pass of `max_num_batched_tokens` tokens runs over a throw-away cache.
     """
-    num_tokens = config.scheduler.max_num_batched_tokens
+    num_tokens = config.scheduler.step_tokens
     length = min(num_tokens, loaded.max_model_len)
     block_size = config.cache.block_size
     blocks = -(-length // block_size)

@@ -253,7 +253,7 @@ def load_or_measure(
     costs = measure_step_costs(
         time_runners(target, draft) if loop is None else time_loop(loop),
         max_num_seqs=config.scheduler.max_num_seqs,
-        max_num_tokens=config.scheduler.max_num_batched_tokens,
+        max_num_tokens=config.scheduler.step_tokens,
     )
     grids = {"target": costs.target, "draft": costs.draft, "lopsided": costs.lopsided}
     kept.write({name: grid and grid.to_json() for name, grid in grids.items()})
