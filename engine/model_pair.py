@@ -121,6 +121,7 @@ def _load(model: ModelConfig, name: str, revision: str | None, device: torch.dev
             trust_remote_code=model.trust_remote_code,
             load_weights=model.load_weights,
             fuse_projections=model.fuse_projections,
+            quantization=model.quantization,
         )
     check_model(loaded)
     compile_if_asked(model, loaded)
@@ -133,7 +134,11 @@ def _load_shape(
     if revision is not None:
         raise ConfigError(f"revision: {revision!r} is of no hub id; {name} has none.")
     return load_shape(
-        name, dtype=model.dtype, device=device, fuse_projections=model.fuse_projections
+        name,
+        dtype=model.dtype,
+        device=device,
+        fuse_projections=model.fuse_projections,
+        quantization=model.quantization,
     )
 
 
