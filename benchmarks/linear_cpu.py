@@ -1,7 +1,7 @@
 """What linear layers take on a CPU, by shape, rows and kind of weight.
 
-Each kind multiplies in the way that the engine has for it: float32 as torch does and in oneDNN's
-order, bfloat16 in oneDNN's order, int8 with activations of either. Every shape has so many weights
+Each kind multiplies in the way that the engine has for it: float32 as torch does, float32 and
+bfloat16 reordered, int8 with activations of either. Every shape has so many weights
 in turn that they do not all stay in the nearest caches, as in a model; kinds take turns, so that
 their ratios hold on a busy machine. A kind that this machine has no kernels for is left out.
 """
@@ -29,7 +29,7 @@ from engine.model.int8_weights import Int8Weight
 from engine.model.linear import linear
 from engine.model.packed_weights import can_pack, pack
 from engine.model_pair import set_threads
-from kernels.int8_linear_cpu import serves
+from kernels.packed_matrix import serves
 
 # Those of a 13.7 M-parameter model with fused projections, then of a Llama of 125 M.
 _SHAPES = "960x320,320x320,1728x320,320x864,4096x320,2304x768,768x768,4096x768,768x2048,32000x768"
@@ -75,7 +75,7 @@ def kinds() -> list[Kind]:
     """Give the kinds that this machine has kernels for."""
     found = [Kind("float32", torch.float32, _plain)]
     for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
-        if can_pack(torch.zeros(1, 1, dtype=dtype)):
+        if can_pack(torch.zeros(1, 2, dtype=dtype)):
             found.append(Kind(f"{name} packed", dtype, _packed_in(dtype)))
     for dtype, name in ((torch.float32, "float32"), (torch.bfloat16, "bfloat16")):
         if serves(dtype):
@@ -179,7 +179,7 @@ def _packed_in(dtype: torch.dtype) -> Callable[[torch.Tensor], Multiply]:
 
 def _int8(weight: torch.Tensor) -> Multiply:
     held = Int8Weight.of(weight)
-    return lambda x: held.multiply(x, None)
+    return held.multiply
 
 
 def _table(shape: tuple[int, int], timings: list[Timing]) -> Table:

@@ -62,6 +62,9 @@ class ModelConfig:
     fuse_projections: bool = option(
         True, "compute projections that read the same input (q/k/v, gate/up) as one product"
     )
+    native_layers: bool = option(
+        True, "on a CPU, run all decoder layers of the usual kind in one call, for small passes"
+    )
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
     compile: str = option(
         "auto",

@@ -15,6 +15,7 @@ from engine.errors import ConfigError, ModelNotSupportedError
 from engine.model.fused_gates import fuse_gates
 from engine.model.fused_norms import fuse_norms
 from engine.model.loader import LoadedModel, load_model
+from engine.model.native_layers import use_native_layers
 from engine.model.self_check import check_model
 from engine.model.shapes import load_shape
 from engine.speculative.layer_choice import choose_layers, trial_prompts
@@ -166,6 +167,8 @@ def compile_if_asked(model: ModelConfig, loaded: LoadedModel) -> None:
         fuse_norms(loaded.model)
     if is_cuda:
         fuse_gates(loaded.model)
+    elif model.native_layers:
+        use_native_layers(loaded)
 
 
 def resolve_device(name: str) -> torch.device:

@@ -16,9 +16,8 @@ import torch
 
 from kernels.paged_attention_cpu import FewRows, make_few_rows, serves
 
-# Of verify passes over short contexts, and of decode passes over any; the rest are better products
-# of matrices.
-MOST_FEW_ROWS = 16
+# Of decode and verify passes; the rest are better products of matrices.
+MOST_FEW_ROWS = 32
 MAX_BATCHED_ROWS = 64
 ROWS_PER_PIECE = 256
 SHORTEST_LENGTH_CLASS = 256
@@ -226,18 +225,13 @@ def plan_from_lists(
         pieces += _cut(first_row, end_row, kv_len, blocks[: -(-kv_len // block_size)])
     few: FewRows | None = None
     if dtype is not None and device.type == "cpu" and serves(dtype):
-        short = [piece for piece in pieces if _has_few_rows(piece)]
-        pieces = [piece for piece in pieces if not _has_few_rows(piece)]
+        short = [piece for piece in pieces if piece.num_rows <= MOST_FEW_ROWS]
+        pieces = [piece for piece in pieces if piece.num_rows > MOST_FEW_ROWS]
         if short:
             spans = [(piece.first_row, piece.num_rows, piece.kv_len) for piece in short]
             few = make_few_rows(spans, [piece.blocks for piece in short], block_size)
     groups = [_group(members, block_size, device) for members in _classes(pieces)]
     return AttentionPlan(bounds[-1], groups, few)
-
-
-def _has_few_rows(piece: _Piece) -> bool:
-    is_short = piece.num_rows <= MOST_FEW_ROWS and piece.kv_len < LONG_CONTEXT
-    return piece.num_rows == 1 or is_short
 
 
 def _cut(first_row: int, end_row: int, kv_len: int, blocks: list[int]) -> list[_Piece]:

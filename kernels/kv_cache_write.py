@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import torch
 
+from kernels.kv_cache_write_cpu import serves, write_rows_on_cpu
+
 
 def kv_cache_write(
     key: torch.Tensor,
@@ -34,8 +36,11 @@ def kv_cache_write(
 
         kv_cache_write_triton(key, value, key_cache, value_cache, slot_mapping)
         return
-    key_cache.flatten(0, 1).index_copy_(0, slot_mapping, key)
-    value_cache.flatten(0, 1).index_copy_(0, slot_mapping, value)
+    for rows, cache in ((key, key_cache), (value, value_cache)):
+        if _is_copy(rows, cache) and serves():
+            write_rows_on_cpu(rows, cache, slot_mapping)
+        else:
+            cache.flatten(0, 1).index_copy_(0, slot_mapping, rows)
 
 
 def kv_cache_write_reference(
@@ -50,3 +55,8 @@ def kv_cache_write_reference(
     for token, slot in enumerate(slot_mapping.tolist()):
         key_cache[slot // block_size, slot % block_size] = key[token]
         value_cache[slot // block_size, slot % block_size] = value[token]
+
+
+def _is_copy(rows: torch.Tensor, cache: torch.Tensor) -> bool:
+    """Whether rows in a CPU's memory are moved as they are."""
+    return rows.device.type == "cpu" and rows.dtype == cache.dtype and rows.stride(-1) == 1

@@ -9,7 +9,7 @@ its layer when it runs, so that all layers can share one graph.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -81,6 +81,38 @@ class AttentionCall:
     sinks: torch.Tensor | None
 
 
+class LayersAtOnce(Protocol):
+    """Runs all decoder layers of a pass at once, where it can.
+
+    Attributes:
+        layers: those that it runs, in order.
+    """
+
+    layers: list[torch.nn.Module]
+
+    def run(
+        self,
+        context: AttentionContext,
+        hidden_states: torch.Tensor,
+        keywords: dict[str, Any],
+    ) -> torch.Tensor | None:
+        """Run them over what the model gave to the first; None where it cannot."""
+
+    def forward(
+        self,
+        storage: KVCacheStorage,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        plan: AttentionPlan | PagedLayout,
+        logits_rows: torch.Tensor,
+    ) -> torch.Tensor | None:
+        """Run the whole model, to float32 logits; None where it cannot."""
+
+    def subset(self, kept: Iterable[int]) -> LayersAtOnce | None:
+        """Return what runs some of them, by their indices."""
+
+
 class _Context(Protocol):
     def attend(self, call: AttentionCall) -> torch.Tensor: ...
 
@@ -94,12 +126,16 @@ class AttentionContext:
         slot_mapping: [num_tokens] int64, where each token's key and value go.
         storage: the model's caches.
         paged_attention: what attends over them.
+        native: what may run all layers at once.
+        is_run: whether it has, in this pass.
     """
 
     plan: AttentionPlan | PagedLayout
     slot_mapping: torch.Tensor
     storage: KVCacheStorage
     paged_attention: Attend = paged_attention
+    native: LayersAtOnce | None = None
+    is_run: bool = False
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Write the call's keys and values, then attend; returns [num_tokens, H, Dv].
@@ -158,6 +194,11 @@ def use_attention_context(context: AttentionContext | ProbeContext) -> Iterator[
         yield
     finally:
         _current.reset(token)
+
+
+def current_context() -> _Context | None:
+    """Return what attention layers of this thread use now, if anything."""
+    return _current.get()
 
 
 def is_paged_pass() -> bool:

@@ -40,9 +40,15 @@ def forward_packed(
     Returns:
         [num_rows, vocab], float32 or the model's own type.
     """
+    if loaded.native is not None:
+        found = loaded.native.forward(
+            storage, token_ids, positions, slot_mapping, plan, logits_rows
+        )
+        if found is not None:
+            return found if as_float else found.to(loaded.dtype)
     keep_all = not is_padded and logits_rows.shape[0] == token_ids.shape[0]
     keywords = {} if keep_all or not loaded.keeps_logits else {"logits_to_keep": logits_rows}
-    context = AttentionContext(plan, slot_mapping, storage, loaded.attend)
+    context = AttentionContext(plan, slot_mapping, storage, loaded.attend, loaded.native)
     with use_attention_context(context):
         logits: torch.Tensor = loaded.model(
             input_ids=token_ids.unsqueeze(0),

@@ -36,6 +36,9 @@ class FusedNorm:
         weight: [hidden_size].
         epsilon: added to the mean square.
         is_gemma: the weight is what is added to 1.
+
+    Attributes:
+        epsilon: as given.
     """
 
     def __init__(
@@ -43,15 +46,20 @@ class FusedNorm:
     ) -> None:
         self._own_forward = module.forward
         self._weight = weight
-        self._epsilon = epsilon
         self._is_gemma = is_gemma
+        self.epsilon = epsilon
+
+    def factors(self) -> torch.Tensor:
+        """Return what normalised rows are multiplied with: [hidden_size] float32, contiguous."""
+        weight = self._weight.float().contiguous()
+        return weight + 1.0 if self._is_gemma else weight
 
     def __call__(self, hidden_states: torch.Tensor, /) -> torch.Tensor:
         """Normalise: [..., hidden_size], the same shape back."""
         if hidden_states.dtype != self._weight.dtype:
             normed: torch.Tensor = self._own_forward(hidden_states)
             return normed
-        return rms_norm(hidden_states, self._weight, self._epsilon, is_gemma=self._is_gemma)
+        return rms_norm(hidden_states, self._weight, self.epsilon, is_gemma=self._is_gemma)
 
 
 @torch.inference_mode()

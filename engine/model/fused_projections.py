@@ -77,7 +77,7 @@ class _Member(nn.Linear):
     def _alone(self, input: torch.Tensor) -> torch.Tensor:
         leading = self.group.leading
         if leading.int8 is not None:
-            product = leading.int8.multiply(input, leading.fused_bias)
+            product = leading.int8.multiply(input)
             parts: tuple[torch.Tensor, ...] = product.split(leading.sizes, dim=-1)
             return parts[self.index]
         return linear(input, self.weight, self.bias)
@@ -122,7 +122,7 @@ class _Leading(_Member):
 
     def _multiply(self, input: torch.Tensor) -> torch.Tensor:
         if self.int8 is not None:
-            return self.int8.multiply(input, self.fused_bias)
+            return self.int8.multiply(input)
         if self.fused_weight is not None:
             return linear(input, self.fused_weight, self.fused_bias)
         if self.packed is not None and not torch.compiler.is_compiling():
@@ -198,8 +198,10 @@ def _fuse(members: list[nn.Linear], *, packs: bool, quantises: bool) -> None:
     fused = torch.cat([member.weight for member in members])
     has_bias = members[0].bias is not None
     fused_bias = torch.cat([member.bias for member in members]) if has_bias else None
-    int8 = Int8Weight.of(fused) if quantises else None
-    packed = pack(fused) if int8 is None and packs and can_pack(fused) else None
+    is_paired = len(members) == 2 and members[0].out_features == members[1].out_features
+    int8 = Int8Weight.of(fused, fused_bias, is_paired=is_paired) if quantises else None
+    can = int8 is None and packs and can_pack(fused)
+    packed = pack(fused, is_paired=is_paired) if can else None
     if int8 is not None:
         for member in members:
             let_go_of_weight(member)
@@ -243,7 +245,7 @@ def _separate(group: _Group) -> None:
         member.__class__ = nn.Linear
         end += size
         if int8 is not None:
-            become_int8(member, int8.outputs(end - size, end))
+            become_int8(member, int8.outputs(end - size, end, member.bias))
         for name, weight in list(member.named_parameters()):
             setattr(member, name, nn.Parameter(weight.clone(), weight.requires_grad))
     group.input, group.parts = None, {}

@@ -1,10 +1,11 @@
 """Linear layers of a CPU with int8 weights: a quarter of float32's bytes, and products of few rows
 at least twice as fast.
 
-Each output's weights are rounded to 8 bits of the largest among them; `kernels/int8_linear_cpu.py`
-multiplies. That changes what a model says, so it is done only where it was asked for by name. The
-float weights go as soon as they are rounded. Embeddings stay as they are: a row of them is read,
-not multiplied; an output layer that shares their weight gets int8 weights of its own beside it.
+Each output's weights are rounded to 8 bits of the largest among them; `kernels/int8_matrix.py`
+says what is multiplied. That changes what a model says, so it is done only where it was asked for
+by name. The float weights go as soon as they are rounded. Embeddings stay as they are: a row of
+them is read, not multiplied; an output layer that shares their weight gets int8 weights of its own
+beside it.
 """
 
 from __future__ import annotations
@@ -18,63 +19,97 @@ from torch.library import Library
 
 from engine.config import INT8
 from engine.errors import ConfigError, ModelNotSupportedError
-from kernels.int8_linear_cpu import DTYPES, from_panels, int8_linear, quantise, serves, to_panels
+from kernels.int8_matrix import pack_int8, quantise, unpack_int8
+from kernels.packed_matrix import NAMES, SOURCE, PackedMatrix, multiply_packed, serves
 
 _library = Library("outdraft_int8", "FRAGMENT")
-_library.define("multiply(Tensor x, Tensor panels, Tensor scales, Tensor? bias) -> Tensor")
+_library.define(
+    "multiply(Tensor x, Tensor panels, Tensor scales, Tensor? bias, int outputs) -> Tensor"
+)
+
+
+def _multiply(
+    x: torch.Tensor,
+    panels: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
+) -> torch.Tensor:
+    is_paired = panels.shape[2] == 2
+    matrix = PackedMatrix(panels, bias, outputs, x.shape[-1], is_paired, scales)
+    return multiply_packed(x, matrix)
 
 
 def _multiply_fake(
-    x: torch.Tensor, panels: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None
+    x: torch.Tensor,
+    panels: torch.Tensor,
+    scales: torch.Tensor,
+    bias: torch.Tensor | None,
+    outputs: int,
 ) -> torch.Tensor:
-    return x.new_empty(*x.shape[:-1], scales.shape[0])
+    return x.new_empty(*x.shape[:-1], outputs)
 
 
-_library.impl("multiply", int8_linear, "CPU")
+_library.impl("multiply", _multiply, "CPU")
 torch.library.register_fake("outdraft_int8::multiply", _multiply_fake, lib=_library)
 
 
 class Int8Weight(nn.Module):
-    """The weight of a linear layer, or of several side by side, in 8 bits.
+    """The weight and the bias of a linear layer, or of several side by side, in 8 bits.
 
     Attributes:
-        panels: in the order of the kernel.
-        scales: [out_features] float32, what one step of each output's weights is worth.
-        in_features: of the layer.
+        order: what is multiplied with.
+        out_features: of the layer.
+        panels, scales, bias: the order's tensors, for those who count and compile.
     """
 
     panels: torch.Tensor
     scales: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self, rounded: torch.Tensor, scales: torch.Tensor) -> None:
+    def __init__(self, order: PackedMatrix) -> None:
         super().__init__()
-        self.in_features = rounded.shape[1]
-        self.register_buffer("panels", to_panels(rounded), persistent=False)
-        self.register_buffer("scales", scales, persistent=False)
+        self.order = order
+        self.out_features = order.outputs
+        self.register_buffer("panels", order.panels, persistent=False)
+        self.register_buffer("scales", order.scales, persistent=False)
+        self.register_buffer("bias", order.bias, persistent=False)
 
     @classmethod
-    def of(cls, weight: torch.Tensor) -> Int8Weight:
-        """Round a weight [out_features, in_features]; it is not changed."""
-        return cls(*quantise(weight))
+    def of(
+        cls, weight: torch.Tensor, bias: torch.Tensor | None = None, *, is_paired: bool = False
+    ) -> Int8Weight:
+        """Round a weight; it is not changed.
 
-    def outputs(self, begin: int, end: int) -> Int8Weight:
-        """Give some outputs a weight of their own."""
-        rounded = from_panels(self.panels, self.scales.shape[0], self.in_features)
-        return Int8Weight(rounded[begin:end], self.scales[begin:end].clone())
+        Args:
+            weight: [out_features, in_features].
+            bias: [out_features]; stays as exact as it is.
+            is_paired: see `kernels/packed_matrix.py`; products are the same.
+        """
+        return cls(pack_int8(*quantise(weight), is_paired=is_paired).with_bias(_detached(bias)))
 
-    def multiply(self, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def outputs(self, begin: int, end: int, bias: torch.Tensor | None) -> Int8Weight:
+        """Give some outputs a weight of their own, with their bias."""
+        rounded, scales = unpack_int8(self.order)
+        own = pack_int8(rounded[begin:end], scales[begin:end])
+        return Int8Weight(own.with_bias(_detached(bias)))
+
+    def multiply(self, x: torch.Tensor) -> torch.Tensor:
         """Compute x @ weight^T + bias.
 
         Args:
             x: [..., in_features], float32 or bfloat16.
-            bias: [out_features], x's dtype, or None.
         """
         if torch.compiler.is_compiling():
             product: torch.Tensor = torch.ops.outdraft_int8.multiply(
-                x, self.panels, self.scales, bias
+                x, self.panels, self.scales, self.bias, self.out_features
             )
             return product
-        return int8_linear(x, self.panels, self.scales, bias)
+        return multiply_packed(x, self.order)
+
+    def __deepcopy__(self, _: Any) -> Int8Weight:
+        """Share it with copies of a model: nobody changes it."""
+        return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         raise RuntimeError("int8 weights are neither moved nor cast; load the model anew.")
@@ -91,7 +126,11 @@ class Int8Linear(nn.Linear):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Multiply; see `torch.nn.Linear`."""
-        return self.int8.multiply(input, self.bias)
+        return self.int8.multiply(input)
+
+
+def _detached(bias: torch.Tensor | None) -> torch.Tensor | None:
+    return None if bias is None else bias.detach()
 
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Linear]:
@@ -116,7 +155,7 @@ def use_int8_linear(model: nn.Module) -> int:
     """
     plain = [module for module in model.modules() if is_plain(module)]
     for module in plain:
-        become_int8(module, Int8Weight.of(module.weight))
+        become_int8(module, Int8Weight.of(module.weight, module.bias))
     return len(plain)
 
 
@@ -142,7 +181,7 @@ def check_int8(device: torch.device, dtype: torch.dtype | str) -> None:
             f"quantization: {INT8} is computed on CPUs alone, and the device is {device}; "
             "give --device cpu, or --quantization none."
         )
-    if dtype not in DTYPES:
+    if dtype not in NAMES:
         raise ConfigError(
             f"quantization: {INT8} is computed with activations of float32 and bfloat16, "
             f"not {str(dtype).removeprefix('torch.')}; give another --dtype."
@@ -151,7 +190,7 @@ def check_int8(device: torch.device, dtype: torch.dtype | str) -> None:
     if not serves(dtype):
         raise ConfigError(
             f"quantization: {INT8} needs a C compiler (cc, gcc or clang) that compiles "
-            "kernels/int8_linear_cpu.c, and there is none; the log says more."
+            f"kernels/{SOURCE.name}, and there is none; the log says more."
         )
 
 

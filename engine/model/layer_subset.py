@@ -45,7 +45,12 @@ def subset_of(loaded: LoadedModel, kept: Iterable[int]) -> LoadedModel:
     chosen = [layer if index in kept else _passing_by(layer) for index, layer in enumerate(layers)]
     model = _with_submodule(loaded.model, path.split("."), nn.ModuleList(chosen))
     assert isinstance(model, PreTrainedModel), "a copy is of its original's class"
-    subset = replace(loaded, model=model, name=f"{loaded.name} layers {_listed(kept)}")
+    subset = replace(
+        loaded,
+        model=model,
+        name=f"{loaded.name} layers {_listed(kept)}",
+        native=loaded.native.subset(kept) if loaded.native is not None else None,
+    )
     _check(subset, loaded, kept)
     return subset
 

@@ -31,6 +31,7 @@ from engine.model.attention import (
     PROBE_ATTENTION,
     Attend,
     AttentionCall,
+    LayersAtOnce,
     ProbeContext,
     mask_function_of,
     use_attention_context,
@@ -69,6 +70,7 @@ class LoadedModel:
         keeps_logits: whether the model can compute the logits of some rows alone.
         attention_kinds: how each layer attends, in layer order.
         attend: what computes attention; our own kernels unless somebody is faster.
+        native: what runs the layers of small passes at once, if anything does.
     """
 
     model: PreTrainedModel
@@ -85,6 +87,7 @@ class LoadedModel:
     keeps_logits: bool
     attention_kinds: list[AttentionKind]
     attend: Attend = paged_attention
+    native: LayersAtOnce | None = None
 
 
 def load_model(
@@ -174,7 +177,7 @@ def from_model(
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
     _choose_linear(model, fuse_projections=fuse_projections, quantization=quantization)
-    calls, vocab_size = _probe(model, architecture)
+    calls, vocab_size = watch_attention(model, architecture)
     fused_projections.separate_unshared(model)
     _check_layers(calls, text_config, architecture)
     distinct = {(id(call.mask), call.sliding_window): call for call in reversed(calls)}
@@ -290,8 +293,12 @@ def _constant_rope_lengths(text_config: Any) -> list[int]:
     ]
 
 
-def _probe(model: PreTrainedModel, name: str) -> tuple[list[AttentionCall], int]:
-    """Watch one forward pass of three tokens; returns its attention calls and the logits' width."""
+def watch_attention(model: PreTrainedModel, name: str) -> tuple[list[AttentionCall], int]:
+    """Watch one forward pass of three tokens; returns its attention calls and the logits' width.
+
+    Raises:
+        ModelNotSupportedError: there is none; names the model and why.
+    """
     probe = ProbeContext()
     token_ids = torch.zeros(1, 3, dtype=torch.int64, device=model.device)
     positions = torch.arange(3, device=model.device).unsqueeze(0)

@@ -72,6 +72,16 @@ def trial_logits(loaded: LoadedModel) -> list[torch.Tensor]:
     return _logits(loaded, prompts, [[*most, before], [_Share(last.index, before.stop, last.stop)]])
 
 
+def chunked_logits(loaded: LoadedModel) -> list[torch.Tensor]:
+    """Run passes of a few tokens each, of several prompts at once.
+
+    Returns:
+        Per prompt, [num_tokens, vocab] float32.
+    """
+    prompts = _prompts(loaded)
+    return _logits(loaded, prompts, _in_chunks(_whole(prompts)))
+
+
 def compare_logits(
     loaded: LoadedModel, what: str, left: list[torch.Tensor], right: list[torch.Tensor]
 ) -> None:

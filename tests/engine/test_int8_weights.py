@@ -19,12 +19,12 @@ from engine.errors import ConfigError, ModelNotSupportedError
 from engine.model import int8_weights, loader
 from engine.model.compiled import compile_layers
 from engine.model.fused_projections import fuse, separate_unshared
-from engine.model.int8_weights import Int8Linear, check_int8, use_int8_linear
+from engine.model.int8_weights import Int8Linear, Int8Weight, check_int8, use_int8_linear
 from engine.model.loader import LoadedModel, from_model, load_model
 from engine.model.self_check import check_model
 from engine.model.shapes import load_shape
 from engine.tokenization import load_tokenizer
-from kernels.int8_linear_cpu import serves
+from kernels.packed_matrix import serves
 from tests.parity.families import build_family
 from tests.tiny_models import generate, greedy, make_core, random_prompts, seeded, tiny_llama
 
@@ -66,8 +66,9 @@ def test_every_linear_layer_holds_int8_weights_and_no_others(fused: bool) -> Non
     gc.collect()
     assert all(module.weight is None for module in linears(loaded.model))
     assert not any(reference() is not None for reference in gone)
-    held = sum(b.numel() for n, b in loaded.model.named_buffers() if n.endswith("panels"))
-    assert held == plain
+    orders = [module.order for module in loaded.model.modules() if isinstance(module, Int8Weight)]
+    assert all(order.panels.dtype == torch.int8 for order in orders)
+    assert sum(order.outputs * order.depth for order in orders) == plain
     assert loaded.weight_bytes < from_model(tiny_llama()).weight_bytes / 2
     check_model(loaded)
 

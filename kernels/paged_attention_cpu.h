@@ -1,0 +1,170 @@
+/* Attention of few query rows over a paged KV cache on a CPU: see paged_attention.py.
+ *
+ * A request's keys are taken CHUNK by CHUNK, in the order in which they lie: scores of all its rows
+ * and heads, then weights (softmax made anew as the greatest score grows, 1805.02867), then
+ * weighted values, all in float32. Chunks begin at multiples of CHUNK, so what a row gets does not
+ * depend on the rows beside it.
+ */
+#pragma once
+
+#include <float.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "numbers.h"
+
+typedef struct {
+    const void *query, *key_cache, *value_cache;
+    void *output;
+    const int32_t *rows, *visible, *requests, *tables;
+    const float *sinks; /* one per head, or null */
+    int64_t query_row_stride, query_head_stride, table_width;
+    int64_t key_stride, value_stride, output_stride; /* from one slot, or row, to the next */
+    int64_t num_heads, num_kv_heads, head_dim, value_dim, block_size;
+    int64_t window;         /* 0 = none */
+    float scaling, softcap; /* 0 = none */
+} AttentionCall;
+
+/* exp for x <= 0, to about two units in the last place; what is not a number stays none. */
+static inline float exp_below_zero(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    float whole = nearbyintf(x * 1.44269504f);
+    float rest = x - whole * 0.693359375f;
+    rest = rest + whole * 2.12194440e-4f;
+    float sum = 1.9875691500e-4f;
+    sum = sum * rest + 1.3981999507e-3f;
+    sum = sum * rest + 8.3334519073e-3f;
+    sum = sum * rest + 4.1665795894e-2f;
+    sum = sum * rest + 1.6666665459e-1f;
+    sum = sum * rest + 5.0000001201e-1f;
+    sum = sum * rest * rest + rest + 1.0f;
+    int32_t bits = ((int32_t)whole + 127) << 23;
+    float power;
+    memcpy(&power, &bits, sizeof power);
+    return sum * power;
+}
+
+#define CHUNK 256
+/* Entries, (row, head) pairs that read the same keys, for which a key or value is read once. */
+#define TILE 4
+
+/* One request: its entries stand KV head by KV head, [num_kv_heads, num_rows, group]. */
+typedef struct {
+    const AttentionCall *call;
+    const int32_t *rows, *visible, *table;
+    int64_t num_rows, group, count;             /* count: entries of one KV head */
+    float *query, *sum, *scores, *most, *total; /* by entry; scores [entries, CHUNK] */
+} AttendedRequest;
+
+static inline int64_t first_key(const AttentionCall *c, int64_t visible) {
+    return c->window && visible > c->window ? visible - c->window : 0;
+}
+
+static inline int64_t head_of(const AttendedRequest *r, int64_t entry) {
+    return entry / r->count * r->group + entry % r->group;
+}
+
+static inline int64_t row_of(const AttendedRequest *r, int64_t entry) {
+    return entry % r->count / r->group;
+}
+
+/* Turn the scores of one entry for keys [begin, end) into weights, zero outside of what it sees. */
+static void weigh(const AttendedRequest *r, int64_t entry, int64_t begin, int64_t end) {
+    const AttentionCall *c = r->call;
+    float *scores = r->scores + entry * CHUNK, *sum = r->sum + entry * c->value_dim;
+    int64_t visible = r->visible[row_of(r, entry)];
+    int64_t first = first_key(c, visible) - begin, last = visible - begin, size = end - begin;
+    first = first < 0 ? 0 : first > size ? size : first;
+    last = last < first ? first : last > size ? size : last;
+    if (c->softcap > 0.0f)
+        for (int64_t i = first; i < last; i++)
+            scores[i] = c->softcap * tanhf(scores[i] / c->softcap);
+    float most = r->most[entry], total = 0.0f;
+    for (int64_t i = first; i < last; i++) most = scores[i] > most ? scores[i] : most;
+    for (int64_t i = first; i < last; i++) {
+        scores[i] = exp_below_zero(scores[i] - most);
+        total += scores[i];
+    }
+    for (int64_t i = 0; i < first; i++) scores[i] = 0.0f;
+    for (int64_t i = last; i < size; i++) scores[i] = 0.0f;
+    float share = exp_below_zero(r->most[entry] - most);
+    if (share != 1.0f)
+        for (int64_t d = 0; d < c->value_dim; d++) sum[d] *= share;
+    r->total[entry] = r->total[entry] * share + total;
+    r->most[entry] = most;
+}
+
+/* Where the part of a block that lies in [key, end) ends. */
+static inline int64_t part_end(const AttentionCall *c, int64_t key, int64_t end) {
+    int64_t stop = (key / c->block_size + 1) * c->block_size;
+    return stop < end ? stop : end;
+}
+
+static inline int64_t slot_of(const AttendedRequest *r, int64_t key) {
+    int64_t size = r->call->block_size;
+    return (int64_t)r->table[key / size] * size + key % size;
+}
+
+/* How far the block behind the one of `key` lies from it, in slots; 0 where there is none. */
+static inline int64_t distance_to_next(const AttendedRequest *r, int64_t key, int64_t last) {
+    int64_t size = r->call->block_size, block = key / size;
+    if ((block + 1) * size >= last) return 0;
+    return ((int64_t)r->table[block + 1] - r->table[block]) * size;
+}
+
+/* Call `function(count, ...)` for the entries of KV head `head`, TILE at a time. */
+#define BY_TILE(function, ...)                                                         \
+    for (int64_t entry = head * r->count, own_end = entry + r->count; entry < own_end; \
+         entry += TILE)                                                                \
+        switch (own_end - entry) {                                                     \
+            case 1: function(1, __VA_ARGS__); break;                                   \
+            case 2: function(2, __VA_ARGS__); break;                                   \
+            case 3: function(3, __VA_ARGS__); break;                                   \
+            default: function(TILE, __VA_ARGS__);                                      \
+        }
+
+static int64_t rows_of_request(const AttentionCall *c, int64_t begin, int64_t end) {
+    int64_t stop = begin;
+    while (stop < end && c->requests[stop] == c->requests[begin]) stop++;
+    return stop - begin;
+}
+
+/* Floats that the request with the most rows needs. */
+static int64_t scratch_size(const AttentionCall *c, int64_t begin, int64_t end) {
+    int64_t most = 0;
+    for (int64_t i = begin, number; i < end; i += number) {
+        number = rows_of_request(c, i, end);
+        most = number > most ? number : most;
+    }
+    return most * c->num_heads * (c->head_dim + c->value_dim + CHUNK + 2);
+}
+
+static AttendedRequest next_request(const AttentionCall *c, int64_t begin, int64_t end,
+                                    float *scratch) {
+    AttendedRequest r = {.call = c, .rows = c->rows + begin, .visible = c->visible + begin};
+    r.table = c->tables + c->requests[begin] * c->table_width;
+    r.num_rows = rows_of_request(c, begin, end);
+    r.group = c->num_heads / c->num_kv_heads;
+    r.count = r.num_rows * r.group;
+    int64_t entries = r.num_rows * c->num_heads;
+    r.query = scratch;
+    r.sum = r.query + entries * c->head_dim;
+    r.scores = r.sum + entries * c->value_dim;
+    r.most = r.scores + entries * CHUNK;
+    r.total = r.most + entries;
+    return r;
+}
+
+#define TYPE float
+#define OF_TYPE(name) name##_f32
+#include "paged_attention_of_type.h"
+#undef TYPE
+#undef OF_TYPE
+
+#define TYPE uint16_t
+#define OF_TYPE(name) name##_bf16
+#include "paged_attention_of_type.h"
+#undef TYPE
+#undef OF_TYPE

@@ -1,0 +1,177 @@
+"""Layers that one C function runs give a model's own words; other kinds stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from engine.config import ModelConfig
+from engine.kv_cache.storage import KVCacheStorage
+from engine.model import native_layers
+from engine.model.forward import forward_packed
+from engine.model.fused_norms import fuse_norms
+from engine.model.layer_subset import subset_of
+from engine.model.loader import LoadedModel, from_model
+from engine.model.native_layers import NativeLayers, use_native_layers
+from engine.model.self_check import chunked_logits
+from engine.model_pair import compile_if_asked
+from kernels.packed_matrix import serves
+from kernels.paged_attention import plan_paged_attention
+from tests.parity.families import FAMILIES, build_family
+from tests.tiny_models import generate, greedy, make_core, random_prompts, seeded, tiny_llama
+
+pytestmark = pytest.mark.skipif(not serves(torch.float32), reason="no C compiler here")
+
+# Which families have layers of the usual kind, and which have usual ends, too.
+LAYERS = {"llama", "mistral", "qwen2", "qwen3"}
+ENDS = LAYERS
+
+
+def native(model: PreTrainedModel) -> LoadedModel:
+    loaded = from_model(model)
+    fuse_norms(loaded.model)
+    use_native_layers(loaded)
+    return loaded
+
+
+def distance(left: list[torch.Tensor], right: list[torch.Tensor]) -> float:
+    return sum(float((a - b).norm()) for a, b in zip(left, right, strict=True))
+
+
+def layers_of(loaded: LoadedModel) -> NativeLayers:
+    assert isinstance(loaded.native, NativeLayers)
+    return loaded.native
+
+
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_stay_the_same(family: str) -> None:
+    loaded = native(build_family(family))
+    assert (loaded.native is not None) == (family in LAYERS)
+    if loaded.native is not None:
+        assert (layers_of(loaded).ends is not None) == (family in ENDS)
+    prompts = random_prompts(4)
+    settings = [greedy(12), seeded(12), greedy(9), seeded(12, top_p=0.9)]
+    expected = generate(make_core(from_model(build_family(family))), prompts, settings)
+    assert generate(make_core(loaded), prompts, settings) == expected
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("family", sorted(LAYERS))
+@pytest.mark.parametrize("has_ends", [True, False])
+def test_logits_are_the_models_own(family: str, has_ends: bool) -> None:
+    loaded, plain = native(build_family(family)), from_model(build_family(family))
+    if not has_ends:
+        layers_of(loaded).ends = None
+    for ours, own in zip(chunked_logits(loaded), chunked_logits(plain), strict=True):
+        torch.testing.assert_close(ours, own, atol=2e-4, rtol=2e-4)
+
+
+@pytest.mark.parametrize("family", sorted(LAYERS))
+def test_bfloat16_rounds_no_worse_than_the_models_own_layers(family: str) -> None:
+    exact = chunked_logits(from_model(build_family(family).double()))
+    model = build_family(family).bfloat16()
+    own = chunked_logits(from_model(model))
+    loaded = native(build_family(family).bfloat16())
+    assert loaded.native is not None
+    assert distance(chunked_logits(loaded), exact) <= 1.2 * distance(own, exact)
+
+
+def test_speculation_and_plain_decoding_give_the_same_words() -> None:
+    prompts, settings = random_prompts(6), [greedy(20), seeded(20)] * 3
+    plain = generate(make_core(native(tiny_llama())), prompts, settings)
+    drafted = make_core(native(tiny_llama()), native(tiny_llama(1)), speculation=4)
+    assert generate(drafted, prompts, settings) == plain
+    assert plain == generate(make_core(from_model(tiny_llama())), prompts, settings)
+
+
+def test_some_layers_of_a_model_run_alone() -> None:
+    loaded, plain = native(tiny_llama(layers=4)), from_model(tiny_llama(layers=4))
+    for kept in ([0, 2], [1], [0, 1, 2, 3]):
+        ours = subset_of(loaded, kept)
+        assert layers_of(ours).indices == kept
+        expected = chunked_logits(subset_of(plain, kept))
+        for left, right in zip(chunked_logits(ours), expected, strict=True):
+            torch.testing.assert_close(left, right, atol=2e-4, rtol=2e-4)
+    nothing = subset_of(loaded, [])
+    assert nothing.native is None
+
+
+def one_pass(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
+    size = len(token_ids)
+    storage = KVCacheStorage(loaded.layers, 8, 4, loaded.dtype, loaded.device)
+    plan = plan_paged_attention(
+        torch.tensor([[3, 1, 2, 4]]),
+        torch.tensor([0, size]),
+        torch.tensor([size]),
+        4,
+        dtype=loaded.dtype,
+    )
+    positions = torch.arange(size)
+    slots = torch.tensor([3, 1, 2, 4])[positions // 4] * 4 + positions % 4
+    return forward_packed(
+        loaded,
+        storage,
+        torch.tensor(token_ids),
+        positions,
+        slots,
+        plan,
+        torch.tensor([0, size - 1]),
+    )
+
+
+@pytest.mark.parametrize("limit", ["_MOST_POSITIONS", "_MOST_ROWS"])
+def test_passes_beyond_a_limit_go_the_models_own_way(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = one_pass(from_model(tiny_llama()), [5, 6, 7, 8, 9])
+    monkeypatch.setattr(native_layers, limit, 4)
+    torch.testing.assert_close(one_pass(native(tiny_llama()), [5, 6, 7, 8, 9]), expected)
+
+
+def test_unknown_tokens_are_refused() -> None:
+    loaded = native(tiny_llama())
+    for wrong in (-1, 128):
+        with pytest.raises(IndexError, match="token"):
+            one_pass(loaded, [1, wrong])
+
+
+class ShiftedLayers:
+    """Makes a model whose layers add a little, under the usual names."""
+
+    @staticmethod
+    def make() -> PreTrainedModel:
+        model = tiny_llama()
+        for layer in model.model.layers:
+            layer.register_forward_hook(lambda _, __, hidden: hidden * 1.01)
+        return model
+
+
+def test_layers_that_compute_something_else_are_left_alone() -> None:
+    loaded = native(ShiftedLayers.make())
+    assert loaded.native is None
+    assert all("forward" not in vars(layer) for layer in loaded.model.model.layers)
+
+
+def test_a_model_with_other_ends_keeps_them() -> None:
+    model = tiny_llama()
+    model.model.embed_tokens.register_forward_hook(lambda _, __, hidden: hidden * 2.0)
+    loaded = native(model)
+    assert layers_of(loaded).ends is None
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_a_setting_turns_them_off(is_wanted: bool) -> None:
+    loaded = from_model(tiny_llama())
+    compile_if_asked(ModelConfig(native_layers=is_wanted), loaded)
+    assert (loaded.native is not None) == is_wanted
