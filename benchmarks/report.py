@@ -27,7 +27,7 @@ def provenance() -> dict[str, Any]:
     return {
         "git_sha": _git("rev-parse", "HEAD") or "unknown",
         "git_dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "argv": [Path(sys.argv[0]).name, *map(told_word, sys.argv[1:])],
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "python": platform.python_version(),
         "versions": {
@@ -75,17 +75,27 @@ def rounded(value: Any) -> Any:
 
 
 def settings_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Give a benchmark's settings, with folders as they lie beside or inside the repository.
+    """Give a benchmark's settings, with paths as `told_path` tells them."""
+    settings = {name: value for name, value in vars(args).items() if not callable(value)}
+    return {
+        name: told_path(value) if isinstance(value, str | Path) else value
+        for name, value in settings.items()
+    }
+
+
+def told_path(value: str | Path) -> str:
+    """Give a path as it lies beside or inside the repository, and any other text as it is.
 
     Where the benchmarks are installed and there is no repository, it is the current folder.
     """
     root = _ROOT if (_ROOT / "pyproject.toml").is_file() else Path.cwd()
-    settings = {name: value for name, value in vars(args).items() if not callable(value)}
-    for name, value in settings.items():
-        if isinstance(value, str | Path):
-            is_absolute = Path(value).is_absolute()
-            settings[name] = os.path.relpath(value, root) if is_absolute else str(value)
-    return settings
+    return os.path.relpath(value, root) if Path(value).is_absolute() else str(value)
+
+
+def told_word(word: str) -> str:
+    """Give a word of a command line, its path told as others are, also behind `--flag=`."""
+    flag, equals, value = word.partition("=")
+    return f"{flag}={told_path(value)}" if equals and flag.startswith("-") else told_path(word)
 
 
 def machine_in_words(device_type: str) -> str:

@@ -8,12 +8,11 @@ else one of our own that it starts. It prints tables and writes JSON, an HTML pa
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from rich.console import Console
@@ -26,6 +25,7 @@ from benchmarks.report import rounded, settings_of
 from benchmarks.serving import flags
 from benchmarks.serving.door import Door, open_door
 from benchmarks.serving.energy import Meter, find_meters
+from benchmarks.serving.event_loop import run_loop
 from benchmarks.serving.flags import Plan, headers_of, max_tokens_of, plan_of
 from benchmarks.serving.http_stream import HttpClient, Target, parse_target
 from benchmarks.serving.points import CLOCK, Load, Point, Runner
@@ -37,7 +37,6 @@ from benchmarks.serving.statistics import Terms
 _START_S = 900.0
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _FLOOR_PER_STREAM = 4
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     floor = _measure_floor(plan, args) if args.client_floor else None
     with _server(args) as url, show_progress(len(plan.loads) * args.repeats) as on_progress:
         target = parse_target(url, headers)
-        measured = _run_loop(_measure(args, plan, target, floor, on_progress))
+        measured = run_loop(_measure(args, plan, target, floor, on_progress))
     page = _page(args, plan, measured)
     show_page(console, page)
     write_page(args, console, page, _content(args, plan, measured))
@@ -143,7 +142,7 @@ def _measure_floor(plan: Plan, args: argparse.Namespace) -> Point:
             return (await runner.measure([load], 1, lambda name, done: None))[0]
 
     with null_server() as url:
-        return _run_loop(measure(url))
+        return run_loop(measure(url))
 
 
 def _page(args: argparse.Namespace, plan: Plan, measured: Measured) -> Page:
@@ -217,15 +216,6 @@ def _row(point: Point) -> dict[str, Any]:
         "numbers": rounded(spread),
         "rounds": rounded(point.rounds),
     }
-
-
-def _run_loop(main: Coroutine[Any, Any, Result]) -> Result:
-    """Run on uvloop where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)
 
 
 def main() -> int:

@@ -213,31 +213,34 @@ def plan_from_lists(
     Raises:
         ValueError: as `plan_paged_attention`.
     """
+    most_few = 0
+    if dtype is not None and device.type == "cpu" and serves(dtype):
+        most_few = MOST_FEW_ROWS
     pieces: list[_Piece] = []
+    spans: list[tuple[int, int, int]] = []
+    tables: list[list[int]] = []
     for index, (kv_len, blocks) in enumerate(zip(seq_lens, block_tables, strict=True)):
-        first_row, end_row = bounds[index], bounds[index + 1]
-        if end_row - first_row > kv_len:
-            raise ValueError(f"request {index}: {end_row - first_row} rows exceed {kv_len} keys.")
-        if kv_len > len(blocks) * block_size:
+        first_row = bounds[index]
+        num_rows = bounds[index + 1] - first_row
+        if num_rows > kv_len:
+            raise ValueError(f"request {index}: {num_rows} rows exceed {kv_len} keys.")
+        num_blocks = -(-kv_len // block_size)
+        if num_blocks > len(blocks):
             raise ValueError(
                 f"request {index}: {kv_len} keys exceed its {len(blocks)} blocks of {block_size}."
             )
-        pieces += _cut(first_row, end_row, kv_len, blocks[: -(-kv_len // block_size)])
-    few: FewRows | None = None
-    if dtype is not None and device.type == "cpu" and serves(dtype):
-        short = [piece for piece in pieces if piece.num_rows <= MOST_FEW_ROWS]
-        pieces = [piece for piece in pieces if piece.num_rows > MOST_FEW_ROWS]
-        if short:
-            spans = [(piece.first_row, piece.num_rows, piece.kv_len) for piece in short]
-            few = make_few_rows(spans, [piece.blocks for piece in short], block_size)
+        if 0 < num_rows <= most_few:
+            spans.append((first_row, num_rows, kv_len))
+            tables.append(blocks[:num_blocks])
+        elif num_rows:
+            pieces += _cut(first_row, num_rows, kv_len, blocks[:num_blocks])
+    few = make_few_rows(spans, tables, block_size) if spans else None
     groups = [_group(members, block_size, device) for members in _classes(pieces)]
     return AttentionPlan(bounds[-1], groups, few)
 
 
-def _cut(first_row: int, end_row: int, kv_len: int, blocks: list[int]) -> list[_Piece]:
-    num_rows = end_row - first_row
-    if num_rows == 0:
-        return []
+def _cut(first_row: int, num_rows: int, kv_len: int, blocks: list[int]) -> list[_Piece]:
+    end_row = first_row + num_rows
     if num_rows <= MAX_BATCHED_ROWS:
         return [_Piece(first_row, num_rows, kv_len, blocks)]
     pieces = []

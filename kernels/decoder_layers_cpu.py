@@ -228,6 +228,22 @@ class DecoderLayers:
             IndexError: a token is unknown.
             MemoryError: there is no memory for what layers hand on.
         """
+        return self.prepare(token_ids, positions, slot_mapping, few, logits_rows)()
+
+    def prepare(
+        self,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        few: FewRows,
+        logits_rows: torch.Tensor,
+    ) -> Callable[[], torch.Tensor]:
+        """Lay out a pass of the whole model; see `run_model` for arguments.
+
+        Returns:
+            What runs it over whatever the arguments then hold. Its logits lie where those of the
+            time before did.
+        """
         ends = self._ends
         assert ends is not None, "made without ends"
         hidden = torch.empty(token_ids.shape[0], self._hidden)
@@ -236,8 +252,14 @@ class DecoderLayers:
         given.ends = ctypes.pointer(self._given_ends)
         given.token_ids, given.logits_rows = token_ids.data_ptr(), logits_rows.data_ptr()
         given.logits, given.num_logits = logits.data_ptr(), logits_rows.shape[0]
-        self._call(given, ends.cos)
-        return logits
+        kept = (hidden, token_ids, positions, slot_mapping, few, logits_rows)
+
+        def run() -> torch.Tensor:
+            assert kept, "what the pass points to is alive"
+            self._call(given, ends.cos)
+            return logits
+
+        return run
 
     def _call(self, given: _Pass, cos: torch.Tensor) -> None:
         self._decoder.rotary_dim = cos.shape[1]
@@ -300,7 +322,7 @@ def _given(
     return _Pass(
         hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(),
         slot_mapping.data_ptr(), *few.addresses,
-        hidden.shape[0], few.tables.shape[1], torch.get_num_threads(),
+        hidden.shape[0], few.table_width, torch.get_num_threads(),
     )  # fmt: skip
 
 

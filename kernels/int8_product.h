@@ -17,6 +17,8 @@
 
 /* Inputs whose products, of at most 32767 * 127 each, a sum of 32 bits holds. */
 #define EXACT 512
+/* As STEPS_AHEAD, in lines of two inputs. */
+#define LINES_AHEAD 128
 #define LARGEST_ROUNDED 32767.0f
 /* Rows whose largest number is below count as zero: its reciprocal must be finite. */
 #define SMALLEST_ROUNDED 1e-30f
@@ -111,8 +113,11 @@ static inline __attribute__((always_inline)) void add_exact(const int count, con
         for (int w = 0; w < 2 * width; w++) sum[r][w] = no_sum();
     for (int64_t k = begin; k < end; k++) {
         Pairs line[2 * MOST_WIDTH];
-        for (int w = 0; w < 2 * width; w++)
-            line[w] = pairs_of(panels + ((w / 2) * pairs + k) * 2 * PANEL + (w % 2) * 2 * LANES);
+        for (int w = 0; w < 2 * width; w++) {
+            const int8_t *own = panels + ((w / 2) * pairs + k) * 2 * PANEL;
+            if (count > 1 && w % 2 == 0) __builtin_prefetch(own + LINES_AHEAD / width * 2 * PANEL);
+            line[w] = pairs_of(own + (w % 2) * 2 * LANES);
+        }
         for (int r = 0; r < count; r++) {
             int32_t pair;
             memcpy(&pair, rows + (r * pairs + k) * 2, sizeof pair);

@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +28,14 @@ _FLAGS = (
     *("-fassociative-math", "-fno-signed-zeros", "-freciprocal-math"),
 )
 _TIMEOUT_S = 60
+# Who asks for what another thread is making waits for it.
+_making = Lock()
+
+
+def compile_all() -> None:
+    """Compile this folder's C files, if this machine has not done so before."""
+    for source in sorted(Path(__file__).parent.glob("*.c")):
+        native_library(source)
 
 
 @lru_cache
@@ -42,8 +51,9 @@ def native_library(source: Path) -> ctypes.CDLL | None:
         return None
     try:
         target = _target(source, compiler)
-        if not target.is_file():
-            _compile(source, compiler, target)
+        with _making:
+            if not target.is_file():
+                _compile(source, compiler, target)
         return ctypes.CDLL(str(target))
     except (OSError, subprocess.SubprocessError) as error:
         logger.warning("native=no source=%s reason=%s", source.name, _brief(error))

@@ -20,6 +20,8 @@
 #else
 #define TILE_ROWS 2
 #endif
+/* How far ahead of a product its weights are asked for: processors' own guesses come too late. */
+#define STEPS_AHEAD 64
 /* Rows whose inputs stay in a core's cache while all panels pass. */
 #define BLOCK_ROWS 128
 
@@ -122,6 +124,14 @@ static inline v16 add_product_bf16(v16 sum, Line_bf16 x, Line_bf16 w) {
 #endif
 
 #include "int8_product.h"
+
+/* What totals of LANES outputs from `place` are worth, with their bias. Never inlined: compilers
+ * would multiply in another order here and there. */
+static __attribute__((noinline)) void scale_totals(const PackedMatrix *m, float step, int64_t place,
+                                                   v16 *totals) {
+    *totals = *totals * v16_of_f32(m->scales + place) * step;
+    if (m->bias) *totals += v16_of_f32(m->bias + place);
+}
 
 /* Panels side by side in a tile: with few rows, one alone would wait for its own sums. */
 static inline int panels_of_tile(const PackedMatrix *m, int64_t num_rows) {

@@ -50,8 +50,11 @@ static inline __attribute__((always_inline)) void OF_TYPE(multiply_tile)(
     for (int64_t k = 0; k < steps; k++) {
         const TYPE *here = weights + k * OF_TYPE(STEP) * PANEL;
         OF_TYPE(Line) line[4];
-        for (int w = 0; w < 2 * width; w++)
-            line[w] = OF_TYPE(line)(here + (w / 2) * size + (w % 2) * OF_TYPE(STEP) * LANES);
+        for (int w = 0; w < 2 * width; w++) {
+            const TYPE *own = here + (w / 2) * size + (w % 2) * OF_TYPE(STEP) * LANES;
+            if (count > 1) __builtin_prefetch(own + STEPS_AHEAD / width * OF_TYPE(STEP) * PANEL);
+            line[w] = OF_TYPE(line)(own);
+        }
         for (int r = 0; r < count; r++) {
             OF_TYPE(Line) x = OF_TYPE(spread)(rows + r * stride + k * OF_TYPE(STEP));
             for (int w = 0; w < 2 * width; w++)
@@ -117,29 +120,18 @@ static void OF_TYPE(round_rows)(const PackedMatrix *m, const Product *p, const R
     }
 }
 
-/* Never inlined: compilers may multiply in another order where they know the tile. */
-static __attribute__((noinline)) void OF_TYPE(finish_int8)(const PackedMatrix *m, const Product *p,
-                                                           float step, int64_t row, int64_t panel,
-                                                           const v16 *totals) {
-    v16 value[2];
-    for (int i = 0; i < 2; i++) {
-        int64_t place = panel * PANEL + i * LANES;
-        value[i] = totals[i] * v16_of_f32(m->scales + place) * step;
-        if (m->bias) value[i] += v16_of_f32(m->bias + place);
-    }
-    OF_TYPE(finish)(m, p, row, panel, value[0], value[1]);
-}
-
 static void OF_TYPE(multiply_int8)(int count, int width, const PackedMatrix *m, const Product *p,
                                    const Rounded *rounded, int64_t row, int64_t panel) {
     int64_t pairs = (m->depth + 1) / 2;
-    v16 totals[2 * TILE_ROWS * MOST_WIDTH];
+    v16 totals[2 * TILE_ROWS * MOST_WIDTH], *next = totals;
     sum_int8(count, width, (const int8_t *)m->panels + panel * pairs * 2 * PANEL,
              rounded->numbers + row * pairs * 2, pairs, totals);
     for (int r = 0; r < count; r++)
-        for (int w = 0; w < width; w++)
-            OF_TYPE(finish_int8)(m, p, rounded->steps[row + r], row + r, panel + w,
-                                 totals + (r * width + w) * 2);
+        for (int w = 0; w < width; w++, next += 2) {
+            for (int i = 0; i < 2; i++)
+                scale_totals(m, rounded->steps[row + r], (panel + w) * PANEL + i * LANES, next + i);
+            OF_TYPE(finish)(m, p, row + r, panel + w, next[0], next[1]);
+        }
 }
 
 /* A product's outputs of panels [begin, end); where weights are int8, of the rows as rounded. */

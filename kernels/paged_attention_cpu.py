@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,29 +39,63 @@ class _Call(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class FewRows:
-    """Rows that are attended to one by one.
+    """Rows that are attended to one by one; one array, as every further one takes time to make.
+
+    Args:
+        rows: packed rows, those of a request next to each other.
+        visible: keys that each may see, its own included.
+        requests: whose each is, counted from 0.
+        tables: of each request, its blocks.
+        block_size: tokens per block.
 
     Attributes:
-        rows: [num_rows] int32, packed rows.
-        visible: [num_rows] int32, keys that each may see, its own included.
-        requests: [num_rows] int32, whose rows of `tables`.
-        tables: [num_requests, max_blocks] int32.
-        block_size: tokens per block.
-        addresses: of the four arrays; asking numpy takes time, and every layer would.
+        num_rows: as given.
+        table_width: blocks of the longest table; the others are filled up with 0.
+        block_size: as given.
+        addresses: of rows, visible, requests and tables, [num_requests, table_width], all int32.
     """
 
-    rows: np.ndarray
-    visible: np.ndarray
-    requests: np.ndarray
-    tables: np.ndarray
-    block_size: int
-    addresses: tuple[int, ...] = field(init=False)
+    __slots__ = ("_numbers", "addresses", "block_size", "num_rows", "table_width")
 
-    def __post_init__(self) -> None:
-        arrays = (self.rows, self.visible, self.requests, self.tables)
-        object.__setattr__(self, "addresses", tuple(array.ctypes.data for array in arrays))
+    def __init__(
+        self,
+        rows: list[int],
+        visible: list[int],
+        requests: list[int],
+        tables: Sequence[Sequence[int]],
+        block_size: int,
+    ) -> None:
+        self.num_rows = len(rows)
+        self.table_width = max(map(len, tables))
+        self.block_size = block_size
+        numbers = [*rows, *visible, *requests]
+        for table in tables:
+            numbers += table
+            numbers += [0] * (self.table_width - len(table))
+        self._numbers = np.array(numbers, dtype=np.int32)
+        start, step = self._numbers.ctypes.data, 4 * self.num_rows
+        self.addresses = (start, start + step, start + 2 * step, start + 3 * step)
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Packed rows, [num_rows]."""
+        return self._numbers[: self.num_rows]
+
+    @property
+    def visible(self) -> np.ndarray:
+        """Keys that each row may see, [num_rows]."""
+        return self._numbers[self.num_rows : 2 * self.num_rows]
+
+    @property
+    def requests(self) -> np.ndarray:
+        """Whose each row is, [num_rows]."""
+        return self._numbers[2 * self.num_rows : 3 * self.num_rows]
+
+    @property
+    def tables(self) -> np.ndarray:
+        """Blocks of each request, [num_requests, table_width]."""
+        return self._numbers[3 * self.num_rows :].reshape(-1, self.table_width)
 
 
 @lru_cache
@@ -91,21 +124,14 @@ def make_few_rows(
         tables: for each its blocks.
         block_size: tokens per block.
     """
-    first, counts, lengths = np.array(spans, dtype=np.int32).T
-    total = int(counts.sum())
-    ends = np.cumsum(counts, dtype=np.int32)
-    place = np.arange(total, dtype=np.int32)
-    offset = place - np.repeat(ends - counts, counts)
-    packed = np.zeros((len(tables), max(map(len, tables))), dtype=np.int32)
-    for line, blocks in zip(packed, tables, strict=True):
-        line[: len(blocks)] = blocks
-    return FewRows(
-        rows=np.repeat(first, counts) + offset,
-        visible=np.repeat(lengths - counts + 1, counts) + offset,
-        requests=np.repeat(np.arange(len(counts), dtype=np.int32), counts),
-        tables=packed,
-        block_size=block_size,
-    )
+    rows: list[int] = []
+    visible: list[int] = []
+    requests: list[int] = []
+    for request, (first, count, length) in enumerate(spans):
+        rows += range(first, first + count)
+        visible += range(length - count + 1, length + 1)
+        requests += [request] * count
+    return FewRows(rows, visible, requests, tables, block_size)
 
 
 def attend_few_rows(
@@ -141,7 +167,7 @@ def attend_few_rows(
     call = _Call(  # by position, in half the time that names take
         query.data_ptr(), key_cache.data_ptr(), value_cache.data_ptr(), output.data_ptr(),
         *few.addresses, None if sinks is None else sinks.data_ptr(),
-        row_stride, head_stride, few.tables.shape[1],
+        row_stride, head_stride, few.table_width,
         num_kv_heads * head_dim, num_kv_heads * value_dim, num_heads * value_dim,
         num_heads, num_kv_heads, head_dim, value_dim, few.block_size, sliding_window or 0,
         scaling, softcap or 0.0,
@@ -160,7 +186,7 @@ def attend_few_rows(
 
 def _shares(few: FewRows, num_threads: int) -> list[int]:
     """Share rows out among threads, by their keys; returns where shares begin, and the end."""
-    num_rows = len(few.rows)
+    num_rows = few.num_rows
     if num_threads == 1:
         return [0, num_rows]
     # Requests stay whole: their rows are computed together.

@@ -29,6 +29,7 @@ FLOORS = {
     "engine.metrics": 1,
     "engine.outputs": 1,
     "engine.startup_clock": 1,
+    "engine.uncollected": 1,
     "engine.version": 1,
     "engine.draft_planner": 2,
     "engine.outbox": 2,
@@ -82,6 +83,7 @@ SERVER_SEES = {
     "engine.sampling_params",
     "engine.structured_output",
     "engine.tokenization",
+    "engine.uncollected",
     "engine.version",
 }
 CLI_SEES = SERVER_SEES | {PACKAGE, "benchmarks", "engine.llm", "engine.prompts", "server"}
@@ -112,6 +114,8 @@ NOT_FOR_OFFLINE_USE = (
     "uvicorn",
     "zmq",
 )
+# What torch's compiler brings, and what comes with a data scientist's environment.
+NOT_FOR_THE_ENGINE_PROCESS = ("matplotlib", "mpmath", "networkx", "pandas", "sympy", "triton")
 
 BLOCKER = """
 import sys
@@ -254,6 +258,13 @@ def test_offline_engine_starts_without_the_server_libraries() -> None:
     measuring = "".join(f"\nimport benchmarks.{name}" for name in programs)
     code = f"from engine import LLM, SamplingParams{measuring}"
     run_blocked(code, blocked=NOT_FOR_OFFLINE_USE)
+
+
+def test_the_engine_process_imports_no_compiler() -> None:
+    code = "from engine.client.own_process import lean_imports\nwith lean_imports():\n"
+    run_blocked(f"{code}    import engine.core", blocked=NOT_FOR_THE_ENGINE_PROCESS)
+    with pytest.raises(AssertionError, match="blocked"):
+        run_blocked("import engine.core", blocked=NOT_FOR_THE_ENGINE_PROCESS)
 
 
 def test_the_blocker_blocks() -> None:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.peers import compare, random_checkpoint, server
+from benchmarks.peers import compare, prefix, random_checkpoint, server, traffic
 from benchmarks.peers.environment import DEFAULT_FOLDER, ENVIRONMENTS, install
 from engine.errors import OutdraftError
 
@@ -22,6 +22,8 @@ def main(words: Sequence[str] | None = None) -> int:
     for name, add_flags, run, said in (
         ("install", _add_install_flags, _install, "make a peer's environment"),
         ("compare", compare.add_flags, compare.run, "measure ours and peers in turn"),
+        ("traffic", traffic.add_flags, traffic.run, "our server and a peer's under open load"),
+        ("prefix", prefix.add_flags, prefix.run, "time to first token of a cached prompt, of both"),
         ("serve", server.add_flags, server.run, "run a peer's own server until Ctrl-C"),
         (
             "checkpoint",

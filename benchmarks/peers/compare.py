@@ -14,7 +14,7 @@ from rich.console import Console
 
 from benchmarks.peers.comparison import Failure, Lane, Measured, Plan, loaded_lanes, measure
 from benchmarks.peers.comparison_tables import ratios, tables
-from benchmarks.peers.environment import DEFAULT_FOLDER
+from benchmarks.peers.environment import add_environments_flag
 from benchmarks.peers.protocol import Load
 from benchmarks.peers.ways import OURS, PEERS, WAYS, Way, choose
 from benchmarks.peers.worker_process import command_of, start, variables_of
@@ -63,13 +63,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--threads", type=int, help="CPU threads of each worker (default: physical cores)"
     )
     parser.add_argument("--workload", default="chat", choices=WORKLOADS, help="default: chat")
-    parser.add_argument(
-        "--environments",
-        type=Path,
-        default=DEFAULT_FOLDER,
-        metavar="DIR",
-        help=f"where the peers are installed (default: {DEFAULT_FOLDER})",
-    )
+    add_environments_flag(parser)
     add_data_flag(parser)
     add_output_flags(parser, "peers")
 

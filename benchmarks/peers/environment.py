@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import shlex
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 from engine.errors import ConfigError
@@ -64,6 +66,17 @@ ENVIRONMENTS = {
 }
 
 
+def add_environments_flag(parser: argparse.ArgumentParser) -> None:
+    """Add where the peers are installed."""
+    parser.add_argument(
+        "--environments",
+        type=Path,
+        default=DEFAULT_FOLDER,
+        metavar="DIR",
+        help=f"where the peers are installed (default: {DEFAULT_FOLDER})",
+    )
+
+
 def python_of(name: str, folder: Path) -> Path:
     """Give a peer's Python.
 
@@ -86,6 +99,16 @@ def python_of(name: str, folder: Path) -> Path:
             f"`{command}` renews it."
         )
     return (place / "bin" / "python").absolute()
+
+
+def versions_of(name: str, folder: Path) -> dict[str, str]:
+    """Give the versions of a peer and its torch, as far as they are installed."""
+    places = [str(place) for place in (folder / name).glob("lib/python*/site-packages")]
+    return {
+        wanted: found.version
+        for wanted in (name, "torch")
+        for found in metadata.distributions(name=wanted, path=places)
+    }
 
 
 def preloaded_by(name: str, folder: Path) -> str:

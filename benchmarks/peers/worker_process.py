@@ -16,9 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from benchmarks.peers.environment import preloaded_by, python_of
+from benchmarks.peers.process_tree import ProcessTree
 from benchmarks.peers.protocol import Answers, Load, Loaded, Run
 from benchmarks.peers.ways import OURS, Way
 from engine.errors import ConfigError, EngineError
@@ -84,6 +83,7 @@ class WorkerProcess:
             encoding="utf-8",
         )
         os.close(log)
+        self._tree = ProcessTree(self._process)
 
     def __enter__(self) -> WorkerProcess:
         return self
@@ -116,22 +116,19 @@ class WorkerProcess:
 
     def pause(self) -> None:
         """Stop it and all below it where they are, until `go_on`."""
-        for process in self._tree():
-            process.suspend()
+        self._tree.pause()
 
     def go_on(self) -> None:
         """Let it go on."""
-        for process in self._tree():
-            process.resume()
+        self._tree.go_on()
 
     def cpu_seconds(self) -> float:
         """Give the processor time that its process and all below it have used."""
-        times = [process.cpu_times() for process in self._tree()]
-        return sum(each.user + each.system for each in times)
+        return self._tree.cpu_seconds()
 
     def stop(self) -> None:
         """Close its stdin and wait; end it where that does not end it."""
-        tree = self._tree()
+        tree = self._tree.members()
         self.go_on()
         assert self._process.stdin is not None
         try:
@@ -146,13 +143,6 @@ class WorkerProcess:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._log.unlink()
-
-    def _tree(self) -> list[psutil.Process]:
-        """Give its process and all below it, as far as they live."""
-        if self._process.poll() is not None:
-            return []
-        top = psutil.Process(self._process.pid)
-        return [top, *top.children(recursive=True)]
 
     def _ask(self, verb: str, words: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -42,6 +43,17 @@ def poisson_arrivals(rate: float, count: int, seed: int) -> list[float]:
         arrivals.append(now)
         now += draw.expovariate(1.0) / rate
     return arrivals
+
+
+def stretched(arrivals_s: Sequence[float], rate: float) -> tuple[float, ...]:
+    """Stretch arrivals so that they come at a rate exactly, from the first to the last.
+
+    Args:
+        arrivals_s: in order, from 0; not all of them there.
+        rate: requests per second.
+    """
+    factor = (len(arrivals_s) - 1) / rate / arrivals_s[-1]
+    return tuple(arrival * factor for arrival in arrivals_s)
 
 
 def read_trace(path: Path, limit: int | None) -> list[TracedRequest]:

@@ -128,15 +128,22 @@ class Runner:
                 ) -> None:
                     on_progress(name, done + share)
 
-                records, numbers = await self._round(
-                    point.load, f"round-{number}-point-{place}", _counting(count, on_share)
+                records, numbers = await self.run_round(
+                    point.load, f"round-{number}-point-{place}", counting(count, on_share)
                 )
                 point.add(records, numbers)
         return points
 
-    async def _round(
+    async def run_round(
         self, load: Load, salt: str, on_done: Callable[[object], None]
     ) -> tuple[list[Record], Numbers]:
+        """Measure a load once.
+
+        Args:
+            load: the point.
+            salt: rounds of different salts find nothing of each other in a prefix cache.
+            on_done: hears of each request.
+        """
         numbers = range(load.num_requests)
         send = self._sender(load.num_requests, f"{self.seed}-{salt}")
         before = readings(self.meters)
@@ -177,7 +184,8 @@ class Runner:
         return self.door.body(ask, asked_tokens, self.seed + number, salt), asked_tokens
 
 
-def _counting(count: int, on_share: OnShare) -> Callable[[object], None]:
+def counting(count: int, on_share: OnShare) -> Callable[[object], None]:
+    """Give what hears of each request and tells their share of so many."""
     done = 0
 
     def on_done(result: object) -> None:

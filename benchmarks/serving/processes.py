@@ -93,11 +93,11 @@ def own_server(words: list[str], start_s: float) -> Iterator[tuple[str, float]]:
         )
         try:
             url = f"http://127.0.0.1:{port}"
-            while not _is_ready(url):
+            while not is_ready(f"{url}/ready"):
                 if process.poll() is not None:
-                    raise ModelLoadError(f"the server ended: {_last_lines(log)}")
+                    raise ModelLoadError(f"the server ended: {last_lines(log)}")
                 if time.perf_counter() - began > start_s:
-                    raise ModelLoadError(f"not ready after {start_s:g} s: {_last_lines(log)}")
+                    raise ModelLoadError(f"not ready after {start_s:g} s: {last_lines(log)}")
                 time.sleep(_POLL_S)
             yield url, time.perf_counter() - began
         finally:
@@ -125,18 +125,10 @@ def null_server(interval_ms: float = 0.0) -> Iterator[str]:
             _stop(process)
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def is_ready(url: str) -> bool:
+    """Ask an address whether its server is ready."""
     try:
-        process.wait(_STOP_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _is_ready(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/ready", timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=5) as response:
             return bool(response.status == _OK)
     except urllib.error.HTTPError as error:
         error.close()
@@ -145,6 +137,16 @@ def _is_ready(url: str) -> bool:
         return False
 
 
-def _last_lines(log: IO[bytes]) -> str:
+def last_lines(log: IO[bytes]) -> str:
+    """Give the end of what a server wrote."""
     log.seek(0)
     return " | ".join(log.read().decode(errors="replace").splitlines()[-_TOLD_LINES:])
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

@@ -38,6 +38,7 @@ from engine.client.messages import (
 from engine.errors import OutdraftError
 from engine.request import FinishReason, RequestDelta
 from engine.startup_clock import StartupClock
+from engine.uncollected import uncollected
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _LINGER_MS = 2000
@@ -142,7 +143,8 @@ def _serve(socket: zmq.Socket[bytes]) -> bool:
 def _make_core(start: StartEngine) -> Any:
     clock = StartupClock()
     module, _, name = start.core_factory.partition(":")
-    factory = getattr(importlib.import_module(module), name)
+    with uncollected():
+        factory = getattr(importlib.import_module(module), name)
     clock.lap("import")
     core = factory(start.config)
     clock.lap("core")

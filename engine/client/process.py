@@ -65,7 +65,7 @@ class EngineClient:
         self,
         config: EngineConfig,
         *,
-        core_factory: str = "engine.core:EngineCore",
+        core_factory: str = "engine.client.own_process:make_core",
         log_level: str = "info",
     ) -> None:
         self._start_message = StartEngine(config, core_factory, log_level)

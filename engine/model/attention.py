@@ -22,6 +22,7 @@ from engine.errors import ModelNotSupportedError
 from engine.kv_cache.storage import KVCacheStorage
 from kernels.kv_cache_write import kv_cache_write
 from kernels.paged_attention import AttentionPlan, paged_attention
+from kernels.paged_attention_cpu import FewRows
 from kernels.paged_layout import PagedLayout
 
 PAGED_ATTENTION = "outdraft_paged"
@@ -108,6 +109,17 @@ class LayersAtOnce(Protocol):
         logits_rows: torch.Tensor,
     ) -> torch.Tensor | None:
         """Run the whole model, to float32 logits; None where it cannot."""
+
+    def prepare(
+        self,
+        storage: KVCacheStorage,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        few: FewRows,
+        last_position: int,
+    ) -> Callable[[], torch.Tensor] | None:
+        """Lay out passes of one row per request up to a position; None where it cannot run them."""
 
     def subset(self, kept: Iterable[int]) -> LayersAtOnce | None:
         """Return what runs some of them, by their indices."""

@@ -224,8 +224,7 @@ def _with_weights(
     origin: dict[str, Any],
 ) -> PreTrainedModel:
     streamed = None
-    # On a CPU transformers maps the files into memory, which is less work than any reading.
-    if device.type == "cuda" and not origin["trust_remote_code"]:
+    if device.type in ("cpu", "cuda") and not origin["trust_remote_code"]:
         streamed = load_streamed(name, config, dtype=dtype, device=device)
     if streamed is not None:
         return streamed

@@ -112,6 +112,35 @@ class NativeLayers:
         layers = self._over_caches(storage)
         return layers.run_model(token_ids, positions, slot_mapping, few, logits_rows)
 
+    def prepare(
+        self,
+        storage: KVCacheStorage,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        slot_mapping: torch.Tensor,
+        few: FewRows,
+        last_position: int,
+    ) -> Callable[[], torch.Tensor] | None:
+        """Lay out passes of one row per request, all of whose logits are wanted.
+
+        Args:
+            storage: the model's caches.
+            token_ids: [num_rows] int64; what it and the next three hold may change between passes.
+            positions: [num_rows] int64.
+            slot_mapping: [num_rows] int64.
+            few: the rows.
+            last_position: of any of them.
+
+        Returns:
+            What runs a pass and gives its logits, [num_rows, vocab] float32, until the next one;
+            None for passes of another kind.
+        """
+        ends = self.ends
+        if ends is None or last_position >= ends.cos.shape[0] or few.num_rows > _MOST_ROWS:
+            return None
+        rows = torch.arange(few.num_rows)
+        return self._over_caches(storage).prepare(token_ids, positions, slot_mapping, few, rows)
+
     def run(
         self, context: AttentionContext, hidden_states: torch.Tensor, keywords: dict[str, Any]
     ) -> torch.Tensor | None:

@@ -27,6 +27,8 @@ from engine.model.safetensors_files import StoredTensor, stored_tensors
 _PIECE_BYTES = 16 * 2**20
 _WORKERS = 4
 _PIECES_IN_FLIGHT = 2
+# Transformers maps files into memory, which larger models have less of to spare.
+_MOST_BYTES_ON_CPU = 2**30
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,8 @@ def load_streamed(
         device: where they go.
 
     Returns:
-        None where the checkpoint is not here yet, or needs more than reading.
+        None where the checkpoint is not here yet, needs more than reading, or is too large to be
+        held beside what a CPU makes of it.
 
     Raises:
         OSError: a file cannot be read.
@@ -64,10 +67,14 @@ def load_streamed(
     is_quantised = getattr(config, "quantization_config", None) is not None
     if folder is None or stored is None or exact is None or is_quantised:
         return None
-    outline = empty_model(config, dtype=exact, device=torch.device("meta"))
+    is_on_cpu = device.type == "cpu"
+    if is_on_cpu and sum(one.num_bytes for one in stored.values()) > _MOST_BYTES_ON_CPU:
+        return None
+    # A CPU's memory costs nothing until it is written, and outlines make torch import its compiler.
+    outline = empty_model(config, dtype=exact, device=device if is_on_cpu else torch.device("meta"))
     if not _is_plain(outline, stored, exact):
         return None
-    model = empty_model(config, dtype=exact, device=device)
+    model = outline if is_on_cpu else empty_model(config, dtype=exact, device=device)
     weights = model.state_dict()
     _stream([piece for name in stored for piece in _pieces(stored[name], weights[name])], device)
     if (folder / "generation_config.json").is_file():

@@ -12,6 +12,7 @@ import torch
 from engine.kv_cache.storage import KVCacheStorage
 from engine.model.forward import forward_packed
 from engine.model.loader import LoadedModel
+from engine.runner.chain_passes import ChainPasses, chain_passes
 from engine.runner.input_batch import InputBatch, Span
 
 
@@ -35,10 +36,15 @@ class ModelRunner:
         storage: KVCacheStorage | None = None,
     ) -> None:
         self.loaded = loaded
+        self._block_size = block_size
         self.storage = storage or KVCacheStorage(
             loaded.layers, num_blocks, block_size, loaded.dtype, loaded.device
         )
         self.input_batch = InputBatch(block_size, max_num_tokens, loaded.device, loaded.dtype)
+
+    def chain_passes(self, spans: Sequence[Span], num_passes: int) -> ChainPasses | None:
+        """Lay out passes of one token per span, each behind the one before; see there."""
+        return chain_passes(self.loaded, self.storage, spans, num_passes, self._block_size)
 
     def execute(
         self, spans: Sequence[Span], *, last_token_ids: torch.Tensor | None = None

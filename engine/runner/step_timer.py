@@ -23,7 +23,7 @@ from engine.kept_files import KeptFile
 from engine.runner.decode_loop import DecodeLoop
 from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
-from engine.speculative.step_costs import CostGrid, StepCosts
+from engine.speculative.step_costs import CostGrid, StepCosts, interpolate
 from engine.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -32,13 +32,15 @@ _NUM_SEQS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 # Recording a graph takes longer than running it.
 _NUM_SEQS_OF_LOOP = (1, 4, 16, 64, 256, 512)
 _ROWS_PER_SEQ = (1, 2, 3, 5, 9)
+_MIDDLE_ROWS = 3
+_MANY_SEQS = 16
 _CONTEXT_TOKENS = 96
 _NUM_ROUNDS = 12
 # Batches too large for it are left to extrapolation.
 _BUDGET_S = 6.0
 # Small models need less: somebody waits for the first start.
-_BUDGET_PASSES = 500
-_LEAST_BUDGET_S = 2.5
+_BUDGET_PASSES = 300
+_LEAST_BUDGET_S = 1.5
 _BUDGET_OF_LOOP_S = 30.0
 
 TimePass = Callable[[list[int]], float]
@@ -69,7 +71,9 @@ class Timing:
 def time_runners(target: ModelRunner, draft: ModelRunner | None) -> Timing:
     """Time passes that are waited for."""
     time_draft = None if draft is None else partial(_time_pass, draft)
-    return Timing(partial(_time_pass, target), time_draft)
+    # Where all of a model is one call, no request is padded to another's length.
+    pads_rows = target.loaded.native is None
+    return Timing(partial(_time_pass, target), time_draft, pads_rows=pads_rows)
 
 
 def time_loop(loop: DecodeLoop) -> Timing:
@@ -93,27 +97,93 @@ def measure_step_costs(timing: Timing, *, max_num_seqs: int, max_num_tokens: int
     """
     num_seqs = [n for n in timing.num_seqs if n <= max(1, min(max_num_seqs, max_num_tokens))]
     rows = [r for r in _ROWS_PER_SEQ if r <= max(1, max_num_tokens // num_seqs[-1])]
-    target, draft = timing.target, timing.draft
-    lopsided = rows if timing.pads_rows else []
-    lines = [
-        [
-            *((target, [num_rows] * count) for num_rows in rows),
-            *((target, [num_rows] + [1] * (count - 1)) for num_rows in lopsided),
-            *([] if draft is None else [(draft, [1] * count)]),
-        ]
-        for count in num_seqs
-    ]
     if timing.budget_s is None:
-        budget_s = _budget_s(timing.target)
-        best = _time_in_rounds(lines, budget_s, runs_all_twice=True)
+        # Every other number and the largest come first: what lies between can be read off them.
+        order = sorted(num_seqs, key=lambda n: num_seqs.index(n) % 2 and n != num_seqs[-1])
+        lines = {n: [_line(timing, n, timed, rows) for timed in _choices(n, rows)] for n in order}
+        best = _time_in_rounds(lines, _budget_s(timing.target), runs_all_twice=True)
     else:
+        lines = {n: [_line(timing, n, rows, rows)] for n in num_seqs}
         best = _time_in_rounds(lines, timing.budget_s, runs_all_twice=False)
-    num_seqs = num_seqs[: len(best)]
-    width, end = len(rows), len(rows) + len(lopsided)
+    found = {n: line.read(seconds, rows) for n, (line, seconds) in best.items()}
+    return _costs(timing, rows, found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The passes of one number of requests that are timed.
+
+    Attributes:
+        num_seqs: requests.
+        rows: of each request, in the target's first passes, ascending; they start at 1.
+        depths: rows of the longest request in its next passes, where all others have one.
+        shapes: all passes; the last is the draft's, where there is one.
+    """
+
+    num_seqs: int
+    rows: list[int]
+    depths: list[int]
+    shapes: list[_Shape]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all passes."""
+        return sum(sum(num_rows) for _, num_rows in self.shapes)
+
+    def read(self, seconds: list[float], rows: list[int]) -> _Seconds:
+        """Sort out what the passes took, and read what was left out off its neighbours."""
+        num_uniform, num_target = len(self.rows), len(self.rows) + len(self.depths)
+        known, places = seconds[:num_uniform], self.rows
+        uniform = [interpolate(places, known, r) for r in rows]
+        if self.num_seqs > 1:
+            # One request's rows are all there are; beside others its first costs what theirs do.
+            known, places = [known[0], *seconds[num_uniform:num_target]], [1, *self.depths]
+        lopsided = [interpolate(places, known, depth) for depth in _depths(rows)]
+        return _Seconds(uniform, lopsided, seconds[num_target:])
+
+
+@dataclass(frozen=True, slots=True)
+class _Seconds:
+    """What passes of one number of requests take; attributes as `StepCosts` has them."""
+
+    uniform: list[float]
+    lopsided: list[float]
+    draft: list[float]
+
+
+def _line(timing: Timing, num_seqs: int, timed: list[int], rows: list[int]) -> _Line:
+    target, draft = timing.target, timing.draft
+    depths = _depths(rows)[1:] if timing.pads_rows and num_seqs > 1 else []
+    shapes = [
+        *((target, [num_rows] * num_seqs) for num_rows in timed),
+        *((target, [num_rows] + [1] * (num_seqs - 1)) for num_rows in depths),
+        *([] if draft is None else [(draft, [1] * num_seqs)]),
+    ]
+    return _Line(num_seqs, timed, depths, shapes)
+
+
+def _choices(num_seqs: int, rows: list[int]) -> list[list[int]]:
+    """Give the rows per request to time, and fewer for where these take too long.
+
+    Passes of many requests grow by their rows, so that some can be read off others.
+    """
+    if num_seqs < _MANY_SEQS or _MIDDLE_ROWS not in rows:
+        return [rows]
+    return [[r for r in rows if r <= _MIDDLE_ROWS or r == rows[-1]], [1, _MIDDLE_ROWS]]
+
+
+def _depths(rows: list[int]) -> list[int]:
+    """Give the rows of the longest request at which passes with it are told."""
+    return [num_rows for num_rows in rows if num_rows in (1, _MIDDLE_ROWS, rows[-1])]
+
+
+def _costs(timing: Timing, rows: list[int], lines: dict[int, _Seconds]) -> StepCosts:
+    num_seqs, found = list(lines), lines.values()
+    lopsided = CostGrid(num_seqs, _depths(rows), [line.lopsided for line in found])
     return StepCosts(
-        CostGrid(num_seqs, rows, [line[:width] for line in best]),
-        None if draft is None else CostGrid(num_seqs, [1], [line[end:] for line in best]),
-        CostGrid(num_seqs, rows, [line[width:end] for line in best]) if lopsided else None,
+        CostGrid(num_seqs, rows, [line.uniform for line in found]),
+        CostGrid(num_seqs, [1], [line.draft for line in found]) if timing.draft else None,
+        lopsided if timing.pads_rows else None,
     )
 
 
@@ -124,42 +194,48 @@ def _budget_s(time_target: TimePass) -> float:
 
 
 def _time_in_rounds(
-    lines: Sequence[Sequence[_Shape]], budget_s: float, *, runs_all_twice: bool
-) -> list[list[float]]:
+    lines: dict[int, list[_Line]], budget_s: float, *, runs_all_twice: bool
+) -> dict[int, tuple[_Line, list[float]]]:
     """Time all shapes in turn, a few times over, and keep the best of each.
 
     In turn, because whatever else the machine does for a while must not hit one shape alone.
 
     Args:
-        lines: shapes, those that take longest last.
+        lines: by number of requests, the one to time first and what to take instead where it takes
+            too long; in the order of their first turn, 1 at the front.
         budget_s: seconds that all may take.
-        runs_all_twice: begin a line only where there is time to run everything once more, if it
-            takes twice as long as the one before: a first run also pays for memory that later ones
-            find. Without, whatever can be begun is timed.
+        runs_all_twice: begin a line only where there is time to run everything once more, if its
+            rows take as long as those of a smaller one: a first run also pays for memory that later
+            ones find. Without, whatever can be begun is timed.
 
     Returns:
-        Seconds of the first lines, as many as the time allows, at least one.
+        The lines that the time allows, at least the first, and the seconds of their passes.
     """
-    best: list[list[float]] = []
+    best: dict[int, tuple[_Line, list[float]]] = {}
+    row_s: dict[int, float] = {}
     started = time.perf_counter()
     deadline = started + budget_s
     with Progress(transient=True) as progress:
         task = progress.add_task("timing steps", total=_NUM_ROUNDS * len(lines))
-        for line in lines:
+        for num_seqs, choices in lines.items():
             begun = time.perf_counter()
-            best.append([time_pass(rows) for time_pass, rows in line])
+            spent = begun - started
+            slowest = row_s[max(n for n in row_s if n < num_seqs)] if row_s else 0.0
+            for line in choices:
+                needed = 2 * (spent + slowest * line.num_rows) if runs_all_twice else spent
+                if not best or needed <= budget_s:
+                    best[num_seqs] = line, [time_pass(rows) for time_pass, rows in line.shapes]
+                    row_s[num_seqs] = (time.perf_counter() - begun) / line.num_rows
+                    break
             progress.advance(task)
-            now = time.perf_counter()
-            spent = now - started
-            if budget_s < (2 * (spent + 2 * (now - begun)) if runs_all_twice else spent):
-                break
         for _ in range(_NUM_ROUNDS - 1):
-            for line, seconds in zip(lines, best, strict=False):
+            for line, seconds in best.values():
                 if time.perf_counter() > deadline:
-                    return best
-                seconds[:] = map(min, seconds, [time_pass(rows) for time_pass, rows in line])
+                    return dict(sorted(best.items()))
+                passes = [time_pass(rows) for time_pass, rows in line.shapes]
+                seconds[:] = map(min, seconds, passes)
                 progress.advance(task)
-    return best
+    return dict(sorted(best.items()))
 
 
 def load_or_measure(
@@ -213,7 +289,10 @@ def _wait_for(device: torch.device) -> None:
 def _origin(config: EngineConfig, target: ModelRunner, draft: ModelRunner | None) -> list[str]:
     device = target.loaded.device
     loaded = [runner.loaded for runner in (target, draft) if runner is not None]
-    names = [f"{m.name} {m.weight_bytes} {m.dtype} {len(m.layers)}" for m in loaded]
+    names = [
+        f"{m.name} {m.weight_bytes} {m.dtype} {len(m.layers)} native={m.native is not None}"
+        for m in loaded
+    ]
     return [
         *names,
         torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),

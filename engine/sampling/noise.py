@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from kernels.gumbel_noise_cpu import gumbel_noise_on_cpu, serves
 from kernels.philox import MASK, MULTIPLIERS, NUM_ROUNDS, WEYL, gumbel_rows
 
 _LANES = 4
@@ -84,13 +85,19 @@ def gumbel_noise(
     """
     device = torch.device(device)
     if device.type == "cpu":
-        return torch.from_numpy(_noise_on_cpu(seeds, choices, positions, vocab_size))
+        draw = gumbel_noise_on_cpu if serves() else noise_by_numpy
+        return torch.from_numpy(draw(seeds, choices, positions, vocab_size))
     return noise_on_device(seeds, choices, positions, vocab_size, device)
 
 
-def _noise_on_cpu(
+def noise_by_numpy(
     seeds: Sequence[int], choices: Sequence[int], positions: Sequence[int], vocab_size: int
 ) -> npt.NDArray[np.float32]:
+    """Compute the rows of `gumbel_noise` where there is no C compiler.
+
+    Returns:
+        `[num_rows, vocab_size]`.
+    """
     num_rows = len(seeds)
     num_groups = -(-vocab_size // _LANES)
     columns = [np.array(values, dtype=np.uint64) for values in (seeds, choices, positions)]

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from engine.runner.chain_passes import ChainPasses
 from engine.runner.input_batch import Span
 from engine.runner.model_runner import ModelRunner
 from engine.sampling.sampler import Sampler
@@ -126,22 +127,31 @@ class ChainDrafter:
         spans = self._first_spans(spans, chains)
         num_passes = max((chain.num_passes for chain in chains), default=0)
         last: torch.Tensor | None = None
+        passes: ChainPasses | None = None
         if spans and not num_passes:
             self._runner.execute(spans)
         for index in range(num_passes):
-            chains = [chain for chain in chains if chain.num_passes > index]
-            if not chains:
+            going_on = [chain for chain in chains if chain.num_passes > index]
+            if not going_on:
                 break
+            if len(going_on) < len(chains):
+                passes = None
+            chains = going_on
             rows = [chain.row for chain in chains]
             offsets = [len(chain.forced) + index for chain in chains]
             if index:
-                places = zip(chains, offsets, strict=True)
-                spans = [chain.span(offset) for chain, offset in places]
                 last = token_ids[_places(rows, [offset - 1 for offset in offsets])]
                 last = last if self._to_draft is None else self._to_draft(last)
+                if passes is None:
+                    places = zip(chains, offsets, strict=True)
+                    spans = [chain.span(offset) for chain, offset in places]
+                    passes = self._runner.chain_passes(spans, num_passes - index)
             asked = Rows(rows, offsets)
             self._sampler.begin(sampling, asked, token_ids)
-            logits = self._runner.execute(spans, last_token_ids=last)
+            if passes is not None and last is not None:
+                logits = passes.run(last)
+            else:
+                logits = self._runner.execute(spans, last_token_ids=last)
             if self._to_target is not None:
                 logits = self._to_target(logits)
             # Checkpoints pad their vocabularies apart; the target's ids are the ones that count.

@@ -20,6 +20,7 @@ from engine.config_flags import (
     config_from_args,
     given_options,
 )
+from engine.uncollected import uncollected
 from server.config import ServerConfig
 
 
@@ -59,7 +60,8 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, name: str) -
         if not config.model.trust_remote_code:
             _do_without_torch()
         # Imported here because it takes a while, in which the engine is loading already.
-        from server.http import serve_http
+        with uncollected():
+            from server.http import serve_http
 
         return await serve_http(engine, config, server_config, name=name)
     finally:

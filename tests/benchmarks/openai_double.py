@@ -1,12 +1,14 @@
 """A server that speaks as much of OpenAI's API as benchmarks need, and fails on demand.
 
-It runs in a thread with a loop of its own. The last word of a prompt says how it answers.
+It runs in a thread with a loop of its own, or as a program whose last word is its port. The last
+word of a prompt says how it answers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -133,3 +135,12 @@ def _write_json(writer: asyncio.StreamWriter, status: int, content: dict[str, An
     body = json.dumps(content).encode()
     head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+async def _serve(port: int) -> None:
+    server = await asyncio.start_server(OpenAIDouble().answer, "127.0.0.1", port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve(int(sys.argv[-1])))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 from engine.errors import ConfigError
@@ -29,6 +31,19 @@ def refused(module: ModuleType, words: list[str]) -> str:
     with pytest.raises(ConfigError) as caught:
         module.run(_parse(module.add_flags, words))
     return str(caught.value)
+
+
+def comes_to(pid: int, status: str) -> bool:
+    """Wait a little until a process has a status; one that is gone counts as a zombie."""
+    for _ in range(200):
+        try:
+            now = psutil.Process(pid).status()
+        except psutil.NoSuchProcess:
+            now = psutil.STATUS_ZOMBIE
+        if now == status:
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _parse(

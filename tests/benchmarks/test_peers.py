@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from benchmarks.peers.protocol import Load, Run
 from benchmarks.peers.ways import PEERS, WAYS, Way, choose
 from benchmarks.peers.worker_process import ROOT, WorkerProcess, command_of, variables_of
 from engine.errors import ConfigError, EngineError
-from tests.benchmarks.programs import refused, run_benchmark
+from tests.benchmarks.programs import comes_to, refused, run_benchmark
 
 FAKE = [sys.executable, str(ROOT / "tests/benchmarks/fake_peer.py")]
 VARIABLES = {**variables_of(3), "PYTHONPATH": str(ROOT)}
@@ -40,40 +39,6 @@ def a_load(way: str = "fast") -> Load:
 def a_run(seed: int = 0) -> Run:
     """Give two requests."""
     return Run(prompts=[[4], [5, 6]], max_tokens=3, temperature=0.0, seed=seed, concurrency=2)
-
-
-def comes_to(pid: int, status: str) -> bool:
-    """Wait a little until a process has a status; one that is gone counts as a zombie."""
-    for _ in range(200):
-        try:
-            now = psutil.Process(pid).status()
-        except psutil.NoSuchProcess:
-            now = psutil.STATUS_ZOMBIE
-        if now == status:
-            return True
-        time.sleep(0.05)
-    return False
-
-
-@pytest.fixture
-def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of environments whose every Python is the fake peer."""
-    calls: list[list[str]] = []
-
-    def call(words: list[str], _: dict[str, str]) -> None:
-        calls.append(words)
-        if "venv" in words:
-            place = Path(words[-1])
-            (place / "lib/python3/site-packages").mkdir(parents=True)
-            (place / "bin").mkdir()
-            (place / "bin/python").write_text(f'#!/bin/sh\nexec "{FAKE[0]}" "{FAKE[1]}"\n')
-            (place / "bin/python").chmod(0o755)
-
-    monkeypatch.setattr(environment, "_call", call)
-    for name in ENVIRONMENTS:
-        install(name, tmp_path, ["--quiet"])
-    (tmp_path / "calls").write_text("\n".join(" ".join(words) for words in calls))
-    return tmp_path
 
 
 def test_a_worker_loads_and_answers_though_the_peer_prints() -> None:

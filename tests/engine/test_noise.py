@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from engine.sampling.noise import gumbel_noise, noise_on_device, philox4x32, uniform_draws
+from engine.sampling.noise import (
+    gumbel_noise,
+    noise_by_numpy,
+    noise_on_device,
+    philox4x32,
+    uniform_draws,
+)
+from kernels.gumbel_noise_cpu import gumbel_noise_on_cpu, serves
 
 # Random123's kat_vectors for philox4x32 with 10 rounds: counter, key, words.
 KNOWN_ANSWERS = [
@@ -175,3 +182,22 @@ def test_uniform_draws_are_uniform() -> None:
     assert distance < DISTANCE_LIMIT
     assert draws[0] > 0.0
     assert draws[-1] < 1.0
+
+
+@pytest.mark.skipif(not serves(), reason="no C compiler here")
+def test_both_ways_of_a_cpu_draw_the_same() -> None:
+    generator = np.random.default_rng(0)
+    seeds = [*SEEDS, *(int(s) for s in generator.integers(0, 2**64, 60, dtype=np.uint64))]
+    choices, positions = [*CHOICES, *range(60)], [*POSITIONS, *range(10**6, 10**6 + 60)]
+    for size in (1, 4, 255, 256, 1027):
+        ours = gumbel_noise_on_cpu(seeds, choices, positions, size)
+        expected = noise_by_numpy(seeds, choices, positions, size)
+        assert ours.shape == expected.shape
+        assert (ours != expected).mean() < 1e-4
+        np.testing.assert_allclose(ours, expected, rtol=2e-7, atol=2e-7)
+
+
+def test_without_a_compiler_numpy_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = gumbel_noise(SEEDS, CHOICES, POSITIONS, 50)
+    monkeypatch.setattr("engine.sampling.noise.serves", lambda: False)
+    torch.testing.assert_close(gumbel_noise(SEEDS, CHOICES, POSITIONS, 50), expected)

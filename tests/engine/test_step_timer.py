@@ -9,6 +9,7 @@ import pytest
 
 from engine.runner import step_timer
 from engine.runner.step_timer import Timing, measure_step_costs, time_runners
+from engine.speculative.step_costs import StepCosts
 from tests.tiny_models import generate, greedy, make_core, random_prompts, tiny_llama
 
 PROMPTS = random_prompts(3)
@@ -22,7 +23,7 @@ class Clock:
     warm_up: float = 2.0
     now: float = 0.0
     longest: float = 0.0
-    _known: set[tuple[int, ...]] = field(default_factory=set)
+    known: set[tuple[int, ...]] = field(default_factory=set)
 
     def perf_counter(self) -> float:
         return self.now
@@ -30,8 +31,8 @@ class Clock:
     def run(self, num_rows: list[int]) -> float:
         seconds = sum(num_rows) * self.seconds_per_row
         self.longest = max(self.longest, seconds)
-        if tuple(num_rows) not in self._known:
-            self._known.add(tuple(num_rows))
+        if tuple(num_rows) not in self.known:
+            self.known.add(tuple(num_rows))
             seconds *= self.warm_up
         self.now += seconds
         return seconds
@@ -76,6 +77,39 @@ def test_a_fast_model_is_timed_in_less_than_the_longest_time(
     clock = Clock(seconds_per_row=0.0001)
     monkeypatch.setattr(step_timer, "time", clock)
     measure_step_costs(Timing(clock.run, None), max_num_seqs=256, max_num_tokens=4096)
+    assert clock.now < step_timer._LEAST_BUDGET_S + clock.longest * clock.warm_up
+
+
+def costs_of(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> StepCosts:
+    monkeypatch.setattr(step_timer, "time", clock)
+    return measure_step_costs(Timing(clock.run, None), max_num_seqs=32, max_num_tokens=4096)
+
+
+def test_what_is_left_out_is_read_off_what_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(seconds_per_row=0.0001)
+    costs = costs_of(clock, monkeypatch)
+    assert list(costs.target.num_seqs) == [1, 2, 4, 8, 16, 32]
+    for num_seqs, seconds in zip(costs.target.num_seqs, costs.target.seconds, strict=True):
+        assert seconds == pytest.approx([0.0001 * num_seqs * r for r in (1, 2, 3, 5, 9)])
+    assert (5,) * 8 in clock.known
+    assert (5,) * 16 not in clock.known
+    assert costs.lopsided is not None
+    for num_seqs in costs.target.num_seqs:
+        for depth in (1, 2, 4, 9):
+            expected = pytest.approx(0.0001 * (num_seqs - 1 + depth))
+            assert costs.lopsided.at(num_seqs, depth) == expected
+            assert costs.target_pass(num_seqs, num_seqs - 1 + depth, depth) == expected
+
+
+def test_the_largest_batch_is_timed_with_fewer_rows_before_it_is_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock(seconds_per_row=0.0006)
+    costs = costs_of(clock, monkeypatch)
+    assert list(costs.target.num_seqs) == [1, 4, 16, 32]
+    assert (3,) * 32 in clock.known
+    assert (9,) * 32 not in clock.known
+    assert costs.target.at(32, 9) == pytest.approx(0.0006 * 32 * 9)
     assert clock.now < step_timer._LEAST_BUDGET_S + clock.longest * clock.warm_up
 
 

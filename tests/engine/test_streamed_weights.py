@@ -68,6 +68,17 @@ def test_large_tensors_are_read_in_pieces(folder: Path, monkeypatch: pytest.Monk
     assert_same(model, AutoModelForCausalLM.from_pretrained(folder))
 
 
+def test_a_cpu_leaves_large_checkpoints_to_transformers(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, cpu = AutoConfig.from_pretrained(folder), torch.device("cpu")
+    num_bytes = sum(one.num_bytes for one in (stored_tensors(folder) or {}).values())
+    monkeypatch.setattr(streamed_weights, "_MOST_BYTES_ON_CPU", num_bytes)
+    assert load_streamed(str(folder), config, dtype=torch.float32, device=cpu) is not None
+    monkeypatch.setattr(streamed_weights, "_MOST_BYTES_ON_CPU", num_bytes - 1)
+    assert load_streamed(str(folder), config, dtype=torch.float32, device=cpu) is None
+
+
 def test_shards_are_one_checkpoint(tmp_path: Path) -> None:
     build_family("llama").save_pretrained(tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 2

@@ -133,7 +133,8 @@ def test_shares_of_threads_hold_whole_requests(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(paged_attention_cpu, "_KEYS_PER_THREAD", 1)
     rows = np.array([3, 1, 1, 5, 2], dtype=np.int32)
     requests = np.repeat(np.arange(5, dtype=np.int32), rows)
-    few = FewRows(requests, np.full(12, 9, dtype=np.int32), requests, requests[:, None], 4)
+    owners = requests.tolist()
+    few = FewRows(owners, [9] * 12, owners, [[owner] for owner in owners], 4)
     starts = {0, *np.cumsum(rows).tolist()}
     for num_threads in range(1, 9):
         bounds = paged_attention_cpu._shares(few, num_threads)
