@@ -88,8 +88,8 @@ def _server(args: argparse.Namespace) -> Iterator[str]:
     if args.url is not None:
         yield args.url
         return
-    with own_server(engine_words(args), _START_S) as (url, _):
-        yield url
+    with own_server(engine_words(args), _START_S) as server:
+        yield server.url
 
 
 async def _measure(

@@ -185,11 +185,11 @@ def read_import_times(process: str, log: str) -> ImportTimes:
 
 
 def _start(words: list[str], args: argparse.Namespace) -> Numbers:
-    with own_server(words, args.start_s) as (url, ready_s):
-        first_s, second_s = asyncio.run(_ask_twice(url, args.endpoint))
+    with own_server(words, args.start_s) as server:
+        first_s, second_s = asyncio.run(_ask_twice(server.url, args.endpoint))
     return {
-        "ready_s": ready_s,
-        "first_token_s": ready_s + first_s,
+        "ready_s": server.ready_s,
+        "first_token_s": server.ready_s + first_s,
         "first_answer_ms": first_s * 1000,
         "second_answer_ms": second_s * 1000,
     }

@@ -31,9 +31,20 @@ QUANTIZATIONS = (NONE, INT8)
 ATTENTION_BACKENDS = (AUTO, "triton", "torch", "flashinfer")
 
 
-def option(default: Any, help_text: str, *, flag: str | None = None, metavar: str = "") -> Any:
-    """Declare a configuration field: its default, its one line of meaning, its flag's name."""
-    return field(default=default, metadata={"help": help_text, "flag": flag, "metavar": metavar})
+def option(
+    default: Any,
+    help_text: str,
+    *,
+    flag: str | None = None,
+    metavar: str = "",
+    is_secret: bool = False,
+) -> Any:
+    """Declare a configuration field: its default, its one line of meaning, its flag's name.
+
+    A secret is no part of what a configuration is printed as.
+    """
+    metadata = {"help": help_text, "flag": flag, "metavar": metavar, "is_secret": is_secret}
+    return field(default=default, repr=not is_secret, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +63,10 @@ class ModelConfig:
         None, "prompt and answer tokens at most; none = the model's own limit"
     )
     trust_remote_code: bool = option(False, "run Python code that comes with the checkpoint")
+    allow_pickle: bool = option(
+        False,
+        "load checkpoints in pickle's format (.bin), which can run code; off = safetensors only",
+    )
     quantization: str = option(
         NONE,
         "int8 = linear layers of target and draft hold weights of 8 bits, on a CPU: faster and "
@@ -63,7 +78,7 @@ class ModelConfig:
         True, "compute projections that read the same input (q/k/v, gate/up) as one product"
     )
     native_layers: bool = option(
-        True, "on a CPU, run all decoder layers of the usual kind in one call, for small passes"
+        True, "on a CPU, run models with decoder layers of the usual kind by a C function"
     )
     threads: int | None = option(None, "CPU threads of the engine; none = one per physical core")
     compile: str = option(

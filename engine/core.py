@@ -7,7 +7,7 @@ and of which process it runs in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -15,9 +15,10 @@ import torch
 from engine.config import EngineConfig
 from engine.door import ModelInfo
 from engine.draft_warnings import warn_of_drafts
-from engine.errors import ConfigError, InvalidRequestError
+from engine.errors import ConfigError, InvalidRequestError, ModelLoadError
 from engine.grammar_tokenizer import serialize
 from engine.kv_cache.manager import KVCacheManager
+from engine.memory_errors import OUT_OF_MEMORY, is_out_of_memory, release_memory
 from engine.metrics import EngineStats
 from engine.model.loader import LoadedModel
 from engine.model_pair import ModelPair, load_pair
@@ -40,6 +41,7 @@ from engine.speculative.proposer import Draft
 from engine.startup_clock import StartupClock
 from engine.step import ModelOutput, SchedulerOutput
 from engine.step_ledger import StepClock, StepLedger
+from engine.warm_up import warm_up_request
 
 # While requests wait for their grammars and for nothing else, a step lasts this long at most.
 _GRAMMAR_WAIT_S = 0.01
@@ -55,6 +57,9 @@ class EngineCore:
         config: all settings.
         models: the models, already loaded; None loads what `config` names.
 
+    Attributes:
+        on_step: hears who is computed by each step that begins.
+
     Raises:
         ModelLoadError: a model cannot be loaded or served.
         ConfigError: a setting cannot be honoured with these models.
@@ -63,6 +68,7 @@ class EngineCore:
 
     def __init__(self, config: EngineConfig, models: ModelPair | None = None) -> None:
         self.config = config
+        self.on_step: Callable[[set[str]], None] = lambda _request_ids: None
         clock = StartupClock()
         models = models or load_pair(config)
         clock.lap("models")
@@ -105,6 +111,7 @@ class EngineCore:
             draft_follows=self._speculation.draft_follows,
             max_model_len=self.max_model_len,
             draft_max_len=self._speculation.draft_max_len,
+            on_start=lambda request_ids: self.on_step(request_ids),
         )
         self._stats = EngineStats()
         self._ledger = StepLedger(self._stats)
@@ -170,30 +177,33 @@ class EngineCore:
         Returns:
             What the step added to each request that has something new.
         """
-        self._release_grammars()
-        clock = StepClock()
-        if self._under_way is not None:
-            return self._step_ahead(self._under_way, clock)
-        scheduled = self.scheduler.schedule()
-        if not scheduled.scheduled:
-            return self._update(scheduled, ModelOutput([]))
-        if self._loop is not None:
-            self._loop.evict(request.request_id for request in scheduled.preempted)
-            if self._loop.takes(scheduled):
-                return self._step_ahead(self._loop.launch(scheduled), clock)
-        sampling = self._sampling_batch(scheduled)
-        clock.start_draft()
-        draft = self._speculation.proposer.propose(scheduled, sampling)
-        clock.start_target()
-        rows = Rows.ragged(_num_drafts(scheduled, draft))
-        self._sampler.begin(sampling, rows, draft.token_ids)
-        logits = self._runner.execute(target_spans(scheduled, draft))
-        output = self._verify(logits, rows, scheduled, sampling, draft)
-        clock.end_target()
-        self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
-        deltas = self._update(scheduled, output)
-        self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
-        return deltas
+        try:
+            self._release_grammars()
+            clock = StepClock()
+            if self._under_way is not None:
+                return self._step_ahead(self._under_way, clock)
+            scheduled = self.scheduler.schedule()
+            if not scheduled.scheduled:
+                return self._update(scheduled, ModelOutput([]))
+            if self._loop is not None:
+                self._loop.evict(request.request_id for request in scheduled.preempted)
+                if self._loop.takes(scheduled):
+                    return self._step_ahead(self._loop.launch(scheduled), clock)
+            sampling = self._sampling_batch(scheduled)
+            clock.start_draft()
+            draft = self._speculation.proposer.propose(scheduled, sampling)
+            clock.start_target()
+            rows = Rows.ragged(_num_drafts(scheduled, draft))
+            self._sampler.begin(sampling, rows, draft.token_ids)
+            logits = self._runner.execute(target_spans(scheduled, draft))
+            output = self._verify(logits, rows, scheduled, sampling, draft)
+            clock.end_target()
+            self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
+            deltas = self._update(scheduled, output)
+            self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
+            return deltas
+        except (MemoryError, RuntimeError) as error:
+            return self._shed(error)
 
     def _step_ahead(self, under_way: Iteration, clock: StepClock) -> list[RequestDelta]:
         """Book a step that was launched, after launching the one behind it."""
@@ -207,6 +217,35 @@ class EngineCore:
         deltas = self._update(scheduled, output)
         self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
         return deltas
+
+    def _shed(self, error: MemoryError | RuntimeError) -> list[RequestDelta]:
+        """Go on behind a step that did not fit into memory, with less of it."""
+        if not is_out_of_memory(error):
+            raise error
+        logger.warning("step_out_of_memory error=%s", type(error).__name__)
+        release_memory(error, self._target.device)
+        was_ahead, self._under_way = self._under_way is not None, None
+        if self._loop is not None:
+            self._loop.evict(list(self.scheduler.requests))
+        self.scheduler.shed(OUT_OF_MEMORY, was_ahead=was_ahead)
+        return self._update(SchedulerOutput(), ModelOutput([]))
+
+    def warm_up(self) -> None:
+        """Run a request of our own to its end, so that whoever is told of us finds us working.
+
+        Raises:
+            ModelLoadError: its answer ended with an error.
+        """
+        self.add_request(warm_up_request(self.max_model_len))
+        deltas: list[RequestDelta] = []
+        while self.has_unfinished:
+            deltas += self.step()
+        error = next((delta.error for delta in deltas if delta.error is not None), None)
+        if error is not None:
+            raise ModelLoadError(f"{self._target.name} cannot be served: {error}")
+        self._stats = EngineStats()
+        self._ledger = StepLedger(self._stats)
+        self.kv.num_prefix_query_tokens = self.kv.num_prefix_hit_tokens = 0
 
     def change_synthetic_acceptance(self, rates: Sequence[float]) -> None:
         """Let dice accept at other rates from the next step on, where they accept already.
@@ -232,6 +271,8 @@ class EngineCore:
         stats.num_running = self.scheduler.num_running
         stats.num_waiting = self.scheduler.num_waiting + len(self._grammar_queue)
         stats.num_preemptions = self.scheduler.num_preemptions
+        stats.num_shed_steps = self.scheduler.limit.num_shed
+        stats.drafter_failures = self._speculation.drafter_failures
         stats.kv_cache_usage = self.kv.usage
         stats.num_prefix_query_tokens = self.kv.num_prefix_query_tokens
         stats.num_prefix_hit_tokens = self.kv.num_prefix_hit_tokens

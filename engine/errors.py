@@ -7,13 +7,17 @@ The server maps each class to a status in one table (`server/errors.py`).
     ├── InvalidRequestError            the caller's request cannot be served as asked
     │   ├── ContextLengthExceededError     prompt and answer do not fit the model's context
     │   ├── ModelNotFoundError             the request names a model that is not served here
-    │   └── RequestTooLargeError           the request has more bytes than the server takes
+    │   ├── RequestTooLargeError           the request has more bytes than the server takes
+    │   └── RefusedRequestError            the request crashed the engine before
     ├── ModelLoadError                 the checkpoint could not be loaded
     │   ├── ModelNotSupportedError         the architecture cannot be served; names it and why
     │   └── DraftMismatchError             the draft does not fit the target; says how they differ
     ├── OutOfMemoryError               the KV cache or the weights do not fit
     └── EngineError                    the engine failed while serving
-        ├── EngineNotReadyError            still loading
+        ├── DeadlinePassedError            the request's time was over before its answer was
+        ├── EngineNotReadyError            requests are not welcome now; still loading
+        │   ├── EngineRestartingError          it crashed, and is being started anew
+        │   └── EngineDrainingError            it is being shut down
         └── EngineDeadError                the engine is gone; every waiter is told
 """
 
@@ -62,6 +66,13 @@ class RequestTooLargeError(InvalidRequestError):
         super().__init__(message, code="request_too_large")
 
 
+class RefusedRequestError(InvalidRequestError):
+    """The request was being computed when the engine crashed, and is not let in again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code="request_crashed_engine")
+
+
 class ModelLoadError(OutdraftError):
     """A checkpoint could not be loaded."""
 
@@ -82,8 +93,32 @@ class EngineError(OutdraftError):
     """The engine failed while serving a request."""
 
 
+class DeadlinePassedError(EngineError):
+    """The time that a request had is over; what was generated of it is given up."""
+
+
 class EngineNotReadyError(EngineError):
-    """The engine is still loading."""
+    """The engine is still loading, or does not take requests now.
+
+    Attributes:
+        code: a machine-readable reason.
+        retry_after_s: seconds after which it may be worth asking again.
+    """
+
+    code = "engine_loading"
+    retry_after_s = 5
+
+
+class EngineRestartingError(EngineNotReadyError):
+    """The engine crashed or hung, and is being started anew."""
+
+    code = "engine_restarting"
+
+
+class EngineDrainingError(EngineNotReadyError):
+    """The engine is being shut down: no new requests, and in the end no old ones."""
+
+    code = "engine_draining"
 
 
 class EngineDeadError(EngineError):

@@ -33,6 +33,7 @@ class EngineStats:
         num_prefix_query_tokens: prompt tokens looked up in the prefix cache.
         num_prefix_hit_tokens: of those, found.
         num_preemptions: times a request lost its blocks.
+        num_shed_steps: steps that did not fit into memory and were computed again in parts.
         controller_seconds: of the overhead, time spent on deciding who drafts how much; looking
             up drafts that were found is drafting.
         grammar_compile_seconds: time spent compiling grammars, in the background.
@@ -41,6 +42,7 @@ class EngineStats:
         speculation: counts over all requests, finished or not, and what steps took.
         drafter_seconds: what drafts took, by who made them. Prompts and catching up, and drafting
             that came to nothing, are nobody's drafts.
+        drafter_failures: times that a drafter raised and was switched off, by who.
         estimated_speedup: tokens per second that the controller expected of the last step, over
             those without speculation; 1 where nothing is weighed.
         num_graphs: passes recorded as CUDA graphs.
@@ -56,12 +58,14 @@ class EngineStats:
     num_prefix_query_tokens: int = 0
     num_prefix_hit_tokens: int = 0
     num_preemptions: int = 0
+    num_shed_steps: int = 0
     controller_seconds: float = 0.0
     grammar_compile_seconds: float = 0.0
     grammar_mask_seconds: float = 0.0
     grammar_mask_wait_seconds: float = 0.0
     speculation: SpeculationStats = field(default_factory=SpeculationStats)
     drafter_seconds: dict[str, DrafterSeconds] = field(default_factory=dict)
+    drafter_failures: dict[str, int] = field(default_factory=dict)
     estimated_speedup: float = 1.0
     num_graphs: int = 0
     graph_bytes: int = 0

@@ -120,6 +120,7 @@ def _load(model: ModelConfig, name: str, revision: str | None, device: torch.dev
             dtype=model.dtype,
             device=device,
             trust_remote_code=model.trust_remote_code,
+            allow_pickle=model.allow_pickle,
             load_weights=model.load_weights,
             fuse_projections=model.fuse_projections,
             quantization=model.quantization,

@@ -53,6 +53,17 @@ class Outbox:
         self._deltas.append(delta)
 
 
+def take_prompt_logprobs(share: ScheduledRequest, outcome: RequestOutcome) -> list[TokenLogprobs]:
+    """Give those that were not told before a preemption, and count them as told."""
+    if not outcome.prompt_logprobs:
+        return []
+    request = share.request
+    num_told_again = request.num_prompt_logprobs - request.num_computed_tokens
+    fresh = outcome.prompt_logprobs[num_told_again:]
+    request.num_prompt_logprobs += len(fresh)
+    return fresh
+
+
 def _delta(request: Request, token_ids: list[int], error: str | None = None) -> RequestDelta:
     return RequestDelta(
         request_id=request.request_id,

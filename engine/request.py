@@ -250,6 +250,11 @@ class Request:
         return len(self.token_ids)
 
     @property
+    def num_tokens_left(self) -> int:
+        """Known tokens that the target has not computed."""
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
     def num_prompt_tokens(self) -> int:
         """Prompt tokens."""
         return len(self.prompt_token_ids)

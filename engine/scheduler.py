@@ -9,17 +9,18 @@ to the runner and the outcome back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import islice
 
 from engine.config import SchedulerConfig
 from engine.draft_planner import DraftPlan, DraftPlanner, DraftRoom
 from engine.errors import InvalidRequestError
 from engine.kv_cache.manager import KVCacheManager
-from engine.outbox import Outbox
-from engine.request import FinishReason, Request, RequestDelta, RequestStatus, TokenLogprobs
+from engine.outbox import Outbox, take_prompt_logprobs
+from engine.request import FinishReason, Request, RequestDelta, RequestStatus
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
 from engine.step_in_making import StepInMaking
+from engine.step_limit import StepLimit
 from engine.waiting_queue import RequestQueue, ServiceOrder
 
 # Logits of a whole prompt chunk over a large vocabulary would not fit beside the KV cache.
@@ -38,9 +39,11 @@ class Scheduler:
         max_model_len: tokens that the target can hold per request.
         draft_max_len: tokens that the draft can hold per request; None = no limit.
         clock: seconds, monotonic; stamps requests that carry no arrival time.
+        on_start: hears who is computed by each step that begins, and by one that still runs.
 
     Attributes:
         requests: those that have not ended, by id.
+        limit: see `StepLimit`.
         num_preemptions: how often a request lost its blocks, over all requests.
     """
 
@@ -54,9 +57,11 @@ class Scheduler:
         max_model_len: int,
         draft_max_len: int | None = None,
         clock: Callable[[], float] = time.monotonic,
+        on_start: Callable[[set[str]], None] | None = None,
     ) -> None:
         self.config = config
         self.kv = kv
+        self.limit = StepLimit(config.max_num_batched_tokens)
         self.requests: dict[str, Request] = {}
         self.num_preemptions = 0
         self._planner = planner
@@ -64,6 +69,8 @@ class Scheduler:
         self._max_model_len = max_model_len
         self._draft_max_len = max_model_len if draft_max_len is None else draft_max_len
         self._clock = clock
+        self._on_start = on_start
+        self._last_step = SchedulerOutput()
         self._order = ServiceOrder(config.priority_ageing_s)
         self._waiting = RequestQueue(self._order)
         self._running = RequestQueue(self._order)
@@ -123,7 +130,7 @@ class Scheduler:
         """Choose what the next step computes, now that nothing is under way."""
         for request in self._running:
             request.num_in_flight_tokens = 0
-        step = StepInMaking(self.config.max_num_batched_tokens)
+        step = StepInMaking(self.limit.num_tokens)
         self._decode_running(step)
         self._draft_running(step)
         self._prefill_running(step)
@@ -148,22 +155,22 @@ class Scheduler:
         """
         has_seats = self.num_running < self.config.max_num_seqs
         newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
-        if self._outbox or not all(map(can_join, newcomers)):
+        if self._outbox or self.limit.is_tight or not all(map(can_join, newcomers)):
             return None
-        step = StepInMaking(self.config.max_num_batched_tokens)
+        step = StepInMaking(self.limit.num_tokens)
         before = {share.request.request_id: share for share in under_way.scheduled}
         if not self._decode_ahead(step, before) or not self._draft_ahead(step, before):
             return None
         self._prefill_ahead(step, before)
         self._admit_waiting(step, may_preempt=False)
-        return self._start(step) if step.shares else None
+        return self._start(step, before) if step.shares else None
 
     def _decode_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Give those their next token who will have one; False where blocks are short."""
         for request in self._running:
             share = before.get(request.request_id)
             if share is None:
-                is_decoding = _num_tokens_left(request) == 1
+                is_decoding = request.num_tokens_left == 1
             elif share.samples:
                 is_decoding = True
             elif self._draft_follows and (share.draft_rests or not share.is_draft_current):
@@ -184,13 +191,15 @@ class Scheduler:
             share = before.get(request.request_id)
             if step.budget == 0 or request.request_id in step.shares:
                 continue
-            if share is None and _num_tokens_left(request) > 1:
+            if share is None and request.num_tokens_left > 1:
                 self._prefill(request, step)
             elif share is not None and not share.samples:
                 self._give(request, step, 0, share.start + share.num_tokens)
 
     def update(self, output: SchedulerOutput, model_output: ModelOutput) -> list[RequestDelta]:
         """Book what a step gave, and return everything there is to say since the last update."""
+        if output.scheduled:
+            self.limit.grow()
         for share, outcome in zip(output.scheduled, model_output.outcomes, strict=True):
             request = share.request
             request.num_in_flight_tokens -= share.num_emitted_at_most
@@ -202,16 +211,39 @@ class Scheduler:
             self._book(share, outcome)
         return self._outbox.take()
 
-    def _start(self, step: StepInMaking) -> SchedulerOutput:
-        output = step.output()
+    def shed(self, error: str, *, was_ahead: bool) -> None:
+        """Make the next step smaller, as the last one did not fit into memory.
+
+        Nothing of that step is booked, so all of it is computed again. The request with the most
+        tokens loses its blocks, unless it was alone; one that does not fit alone, token by token
+        and without drafts, ends with an error (unless a step in front of it was still running).
+        """
+        for request in self.requests.values():
+            request.num_in_flight_tokens = 0
+        shares = [s for s in self._last_step.scheduled if not s.request.is_finished]
+        step, self._last_step = StepInMaking(0), SchedulerOutput()
+        if not shares:
+            return
+        largest = max(shares, key=lambda share: share.request.num_tokens).request
+        num_tokens = SchedulerOutput(shares).num_tokens
+        if num_tokens == 1 and not was_ahead:
+            self.fail(largest, error)
+        elif len(shares) > 1:
+            self._preempt(largest, step)
+        self.limit.shrink(num_tokens)
+
+    def _start(self, step: StepInMaking, before: Collection[str] = ()) -> SchedulerOutput:
+        output = self._last_step = step.output()
         for share in output.scheduled:
             share.request.num_in_flight_tokens += share.num_emitted_at_most
+        if self._on_start is not None and step.shares:
+            self._on_start({*step.shares, *before})
         return output
 
     def _decode_running(self, step: StepInMaking) -> None:
         for request in self._running:
             # Somebody before it may have taken its blocks a moment ago.
-            is_decoding = request.status is RequestStatus.RUNNING and _num_tokens_left(request) == 1
+            is_decoding = request.status is RequestStatus.RUNNING and request.num_tokens_left == 1
             if is_decoding and step.budget > 0 and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
@@ -294,7 +326,7 @@ class Scheduler:
 
     def _prefill_running(self, step: StepInMaking) -> None:
         for request in self._running:
-            if step.budget > 0 and _num_tokens_left(request) > 1:
+            if step.budget > 0 and request.num_tokens_left > 1:
                 self._prefill(request, step)
 
     def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> None:
@@ -398,7 +430,7 @@ class Scheduler:
     def _num_prompt_tokens_wanted(self, limit: int) -> int:
         """Count prompt tokens that this step could compute, up to a limit."""
         wanted = sum(
-            _num_tokens_left(request) for request in self._running if _num_tokens_left(request) > 1
+            request.num_tokens_left for request in self._running if request.num_tokens_left > 1
         )
         num_free = self.kv.num_free_blocks * self.kv.block_size
         for request in islice(self._waiting, self.config.max_num_seqs - self.num_running):
@@ -416,7 +448,7 @@ class Scheduler:
 
     def _book(self, share: ScheduledRequest, outcome: RequestOutcome) -> None:
         request = share.request
-        prompt_logprobs = _take_prompt_logprobs(share, outcome)
+        prompt_logprobs = take_prompt_logprobs(share, outcome)
         taken = request.append(outcome.sampled)
         if outcome.is_complete and not request.is_finished:
             request.finish(FinishReason.STOP)
@@ -463,18 +495,3 @@ class Scheduler:
         self._waiting.discard(request)
         self._order.leave(request)
         del self.requests[request.request_id]
-
-
-def _num_tokens_left(request: Request) -> int:
-    return request.num_tokens - request.num_computed_tokens
-
-
-def _take_prompt_logprobs(share: ScheduledRequest, outcome: RequestOutcome) -> list[TokenLogprobs]:
-    """Give those that were not told before a preemption, and count them as told."""
-    if not outcome.prompt_logprobs:
-        return []
-    request = share.request
-    num_told_again = request.num_prompt_logprobs - request.num_computed_tokens
-    fresh = outcome.prompt_logprobs[num_told_again:]
-    request.num_prompt_logprobs += len(fresh)
-    return fresh

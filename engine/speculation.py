@@ -20,6 +20,7 @@ from engine.sampling.sampler import Sampler
 from engine.speculative.arbiter import Arbiter
 from engine.speculative.controller import Controller
 from engine.speculative.draft_model import DraftModelProposer
+from engine.speculative.drafter_faults import CONTROLLER, DrafterFaults
 from engine.speculative.foreign_draft import ForeignModel
 from engine.speculative.idle_watch import IdleWatch
 from engine.speculative.known_tokens import KnownTokens
@@ -81,7 +82,8 @@ class Speculation:
         self.synthetic = synthetic = _synthetic(config)
         self.verify: Verifier = _verify if synthetic is None else synthetic.verify
         self._hindsight = count_equal if synthetic is None else synthetic.hindsight
-        self._known = KnownTokens(config.speculation, forced_tokens)
+        self._faults = DrafterFaults()
+        self._known = KnownTokens(config.speculation, forced_tokens, self._faults)
         self._controller: Controller | None = None
         self._watch: IdleWatch | None = None
         self.costs: StepCosts | None = None
@@ -89,7 +91,9 @@ class Speculation:
         self.planner = self._make_planner(config, models, target, draft)
         gate = None if self._controller is None or loop is not None else self._controller.gate
         drafter = _drafter(config, models, draft, sampler, gate)
-        self.proposer = Arbiter(drafter, target.loaded.device, lambda: sampler.noise_seconds)
+        self.proposer = Arbiter(
+            drafter, target.loaded.device, lambda: sampler.noise_seconds, self._faults
+        )
 
     def observe(
         self,
@@ -99,9 +103,11 @@ class Speculation:
         target_seconds: float,
     ) -> None:
         """Learn from a step."""
-        if self._controller is not None:
-            # Noise that was drawn for drafts is noise that the target need not draw.
-            shared = self.proposer.noise_seconds
+        if self._controller is None or self._faults.is_off(CONTROLLER):
+            return
+        # Noise that was drawn for drafts is noise that the target need not draw.
+        shared = self.proposer.noise_seconds
+        with self._faults.watching(CONTROLLER):
             self._controller.observe(
                 scheduled, output, draft_seconds - shared, target_seconds + shared
             )
@@ -119,13 +125,20 @@ class Speculation:
     @property
     def estimated_speedup(self) -> float:
         """What the controller expects of the last step's drafts; 1 where nothing is weighed."""
-        return 1.0 if self._controller is None else self._controller.estimated_speedup
+        if self._controller is None or self._faults.is_off(CONTROLLER):
+            return 1.0
+        return self._controller.estimated_speedup
 
     @property
     def warnings(self) -> list[str]:
-        """Give what turned out while serving: a model that drafts nothing."""
+        """Give what turned out while serving: a model that drafts nothing, drafters that failed."""
         found = None if self._watch is None else self._watch.warning
-        return [] if found is None else [found]
+        return [*([] if found is None else [found]), *self._faults.warnings]
+
+    @property
+    def drafter_failures(self) -> dict[str, int]:
+        """Count the errors for which drafters were switched off, by who raised them."""
+        return dict(self._faults.counts)
 
     def _make_planner(
         self,
@@ -159,9 +172,12 @@ class Speculation:
                 self._known.reads_tokens_of,
                 lambda: self.estimated_speedup,
                 self._watch,
+                self._faults,
             )
         fixed = FixedPlanner(self._known.next, num_model_tokens)
-        return PlanMeter(fixed, self._known.take_seconds, self._known.reads_tokens_of)
+        return PlanMeter(
+            fixed, self._known.take_seconds, self._known.reads_tokens_of, faults=self._faults
+        )
 
 
 def _verify(

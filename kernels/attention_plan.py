@@ -1,9 +1,10 @@
 """Where each query row of a step finds its keys: built once per step, used by every layer.
 
-Requests with few rows (decode, verify, short chunks) are batched: padded to the longest of their
-length class and attended to in one call. Requests with many rows are cut into pieces of rows, so
-that no mask grows with the square of the chunk. Knows block tables and lengths; refuses to know
-values of keys, heads' meaning, or devices beyond where its index tensors live.
+Where this machine has a C function for them (`paged_attention_cpu.py`), that is a list of rows.
+Elsewhere, requests with few rows (decode, verify, short chunks) are batched: padded to the longest
+of their length class and attended to in one call. Requests with many rows are cut into pieces of
+rows, so that no mask grows with the square of the chunk. Knows block tables and lengths; refuses to
+know values of keys, heads' meaning, or devices beyond where its index tensors live.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import torch
 
 from kernels.paged_attention_cpu import FewRows, make_few_rows, serves
 
-# Of decode and verify passes; the rest are better products of matrices.
-MOST_FEW_ROWS = 32
 MAX_BATCHED_ROWS = 64
 ROWS_PER_PIECE = 256
 SHORTEST_LENGTH_CLASS = 256
@@ -142,7 +141,7 @@ class AttentionPlan:
     Attributes:
         num_tokens: packed query rows.
         groups: calls to make; together with `few` they cover every row once.
-        few: rows that are attended to one by one, where this machine can.
+        few: rows that the C function attends from, where this machine has it.
     """
 
     num_tokens: int
@@ -176,7 +175,7 @@ def plan_paged_attention(
         seq_lens: [num_requests] integer, keys of each request, its own rows included.
         block_size: tokens per block.
         device: where the caches live; none = where `block_tables` lives.
-        dtype: of the caches, where few rows may be attended to one by one.
+        dtype: of the caches, where the C function may attend.
 
     Raises:
         ValueError: a request has more rows than keys, or its table is too short for its keys.
@@ -213,9 +212,7 @@ def plan_from_lists(
     Raises:
         ValueError: as `plan_paged_attention`.
     """
-    most_few = 0
-    if dtype is not None and device.type == "cpu" and serves(dtype):
-        most_few = MOST_FEW_ROWS
+    is_served = dtype is not None and device.type == "cpu" and serves(dtype)
     pieces: list[_Piece] = []
     spans: list[tuple[int, int, int]] = []
     tables: list[list[int]] = []
@@ -229,7 +226,7 @@ def plan_from_lists(
             raise ValueError(
                 f"request {index}: {kv_len} keys exceed its {len(blocks)} blocks of {block_size}."
             )
-        if 0 < num_rows <= most_few:
+        if num_rows and is_served:
             spans.append((first_row, num_rows, kv_len))
             tables.append(blocks[:num_blocks])
         elif num_rows:

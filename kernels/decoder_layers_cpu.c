@@ -14,6 +14,8 @@
  * LEAST_ROWS rows of it. */
 #define WORTH_A_MEMBER (1 << 22)
 #define LEAST_ROWS 4
+/* Keys, each counted for every row that sees it, of which the same is true. */
+#define KEYS_WORTH_A_MEMBER 2048
 
 typedef struct {
     const Decoder *decoder;

@@ -167,7 +167,7 @@ class DecoderLayers:
         self._dtype = caches[0][0].dtype
         self._hidden = first.down.outputs
         for own in weights:
-            _check(shape, own, self._hidden)
+            check_weights(shape, own, self._hidden)
         self._weights, self._caches = list(weights), list(caches)  # kept alive
         made = [_layer(own, *pair) for own, pair in zip(weights, caches, strict=True)]
         self._layers = (_Layer * len(made))(*made)
@@ -270,7 +270,12 @@ class DecoderLayers:
             raise MemoryError(f"no memory for {given.num_rows} rows of a pass.")
 
 
-def _check(shape: DecoderShape, weights: LayerWeights, hidden: int) -> None:
+def check_weights(shape: DecoderShape, weights: LayerWeights, hidden: int) -> None:
+    """Check that a layer's weights fit together.
+
+    Raises:
+        ValueError: one does not.
+    """
     queries = shape.num_heads * shape.head_dim
     projected = queries + 2 * shape.num_kv_heads * shape.head_dim
     inner = weights.down.depth

@@ -50,7 +50,7 @@ static void OF_TYPE(attend_share)(const PassWork *w, const Team *team, int64_t m
                                   const Layer *layer) {
     const Decoder *d = w->decoder;
     const Pass *p = w->pass;
-    int64_t dim = d->head_dim, heads = d->num_kv_heads, group = d->num_heads / heads;
+    int64_t dim = d->head_dim, heads = d->num_kv_heads;
     AttentionCall all = {.query = w->query,
                          .output = w->attended,
                          .rows = p->rows,
@@ -59,6 +59,8 @@ static void OF_TYPE(attend_share)(const PassWork *w, const Team *team, int64_t m
                          .value_cache = layer->value_cache,
                          .requests = p->requests,
                          .tables = p->tables,
+                         .num_heads = d->num_heads,
+                         .num_kv_heads = heads,
                          .query_row_stride = d->num_heads * dim,
                          .query_head_stride = dim,
                          .table_width = p->table_width,
@@ -71,24 +73,7 @@ static void OF_TYPE(attend_share)(const PassWork *w, const Team *team, int64_t m
                          .window = layer->window,
                          .scaling = d->scaling,
                          .softcap = d->softcap};
-    int64_t num_requests = p->requests[p->num_rows - 1] + 1, begin, end;
-    team_share(team, member, num_requests * heads, &begin, &end);
-    for (int64_t row = 0, stop, request = 0; row < p->num_rows; row = stop, request++) {
-        stop = row + rows_of_request(&all, row, p->num_rows);
-        int64_t first = greatest(begin - request * heads, 0);
-        int64_t last = least(end - request * heads, heads);
-        if (first >= last) continue;
-        AttentionCall own = all;
-        own.query = (const TYPE *)all.query + first * group * dim;
-        own.output = (TYPE *)all.output + first * group * dim;
-        own.key_cache = (const TYPE *)all.key_cache + first * dim;
-        own.value_cache = (const TYPE *)all.value_cache + first * dim;
-        own.num_kv_heads = last - first;
-        own.num_heads = own.num_kv_heads * group;
-        float *scratch = w->scratch + member * w->scratch_floats;
-        AttendedRequest attended = next_request(&own, row, stop, scratch);
-        OF_TYPE(attend)(&attended);
-    }
+    OF_TYPE(attend_part)(&all, p->num_rows, team, member, w->scratch + member * w->scratch_floats);
 }
 
 static void OF_TYPE(embed)(const PassWork *w, Team *team, int64_t member) {
@@ -145,6 +130,7 @@ int OF_TYPE(run_layers)(const Decoder *d, const Pass *p) {
     int64_t projected = rows * (heads + 2 * d->num_kv_heads * d->head_dim);
     AttentionCall call = {.requests = p->requests,
                           .num_heads = d->num_heads,
+                          .num_kv_heads = d->num_kv_heads,
                           .head_dim = d->head_dim,
                           .value_dim = d->head_dim};
     int64_t most = scratch_size(&call, 0, rows);
@@ -191,5 +177,30 @@ int OF_TYPE(multiply_matrix)(const PackedMatrix *m, const Product *p, int64_t nu
     }
     team_run(OF_TYPE(multiply_alone), &work, least(num_threads, 1 + size / WORTH_A_MEMBER));
     free(work.rounded.steps);
+    return 0;
+}
+
+typedef struct {
+    const AttentionCall *call;
+    int64_t num_rows, scratch_floats;
+    float *scratch;
+} OF_TYPE(AttentionWork);
+
+static void OF_TYPE(attention_work)(void *given, Team *team, int64_t member) {
+    const OF_TYPE(AttentionWork) *w = given;
+    float *scratch = w->scratch + member * w->scratch_floats;
+    OF_TYPE(attend_part)(w->call, w->num_rows, team, member, scratch);
+}
+
+/* Attention of its own; 1 = there is no memory for it, and nothing was done. */
+int OF_TYPE(attend_rows)(const AttentionCall *c, int64_t num_rows, int64_t num_threads) {
+    int64_t num_keys = 0;
+    for (int64_t row = 0; row < num_rows; row++) num_keys += c->visible[row];
+    int64_t threads = least(least(num_threads, 1 + num_keys / KEYS_WORTH_A_MEMBER), MOST_MEMBERS);
+    OF_TYPE(AttentionWork) work = {c, num_rows, scratch_size(c, 0, num_rows), 0};
+    work.scratch = malloc(sizeof(float) * work.scratch_floats * threads);
+    if (!work.scratch) return 1;
+    team_run(OF_TYPE(attention_work), &work, threads);
+    free(work.scratch);
     return 0;
 }

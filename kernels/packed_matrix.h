@@ -28,12 +28,12 @@
 typedef struct {
     const void *panels; /* [panels, depth / step, PANEL, step]; step 1 in f32, 2 in bf16 */
     const float *bias;  /* [panels * PANEL] in the panels' order, or null */
-    /* As bias: what one step of each output's weights is worth, where these are int8, in steps of
-     * 2; null elsewhere. */
-    const float *scales;
     int64_t outputs, depth;
     /* Whether outputs are two halves of one length, and each panel holds LANES of either. */
     int64_t is_paired;
+    /* As bias: what one step of each output's weights is worth, where these are int8, in steps of
+     * 2; null elsewhere. */
+    const float *scales;
 } PackedMatrix;
 
 enum Finish {

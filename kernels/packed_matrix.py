@@ -35,10 +35,10 @@ class MatrixStruct(ctypes.Structure):
     _fields_ = (
         ("panels", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
         ("outputs", ctypes.c_int64),
         ("depth", ctypes.c_int64),
         ("is_paired", ctypes.c_int64),
+        ("scales", ctypes.c_void_p),
     )
 
 
@@ -75,13 +75,11 @@ class PackedMatrix:
     struct: MatrixStruct = field(init=False)
 
     def __post_init__(self) -> None:
-        tensors = (self.panels, self.bias, self.scales)
-        struct = MatrixStruct(
-            *(None if tensor is None else tensor.data_ptr() for tensor in tensors),
-            self.outputs,
-            self.depth,
-            int(self.is_paired),
+        bias, scales = (
+            None if tensor is None else tensor.data_ptr() for tensor in (self.bias, self.scales)
         )
+        panels, is_paired = self.panels.data_ptr(), int(self.is_paired)
+        struct = MatrixStruct(panels, bias, self.outputs, self.depth, is_paired, scales)
         object.__setattr__(self, "struct", struct)
 
     def takes(self, dtype: torch.dtype) -> bool:

@@ -135,8 +135,8 @@ static void OF_TYPE(multiply_int8)(int count, int width, const PackedMatrix *m, 
 }
 
 /* A product's outputs of panels [begin, end); where weights are int8, of the rows as rounded. */
-static void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p, const Rounded *rounded,
-                              int64_t begin, int64_t end) {
+static inline void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p,
+                                     const Rounded *rounded, int64_t begin, int64_t end) {
     for (int64_t start = 0; start < p->num_rows; start += BLOCK_ROWS) {
         int64_t stop = start + BLOCK_ROWS < p->num_rows ? start + BLOCK_ROWS : p->num_rows;
         int width = panels_of_tile(m, p->num_rows);

@@ -1,9 +1,9 @@
-/* Attention of few query rows over a paged KV cache on a CPU: see paged_attention.py.
+/* Attention over a paged KV cache on a CPU: see paged_attention.py.
  *
- * A request's keys are taken CHUNK by CHUNK, in the order in which they lie: scores of all its rows
- * and heads, then weights (softmax made anew as the greatest score grows, 1805.02867), then
- * weighted values, all in float32. Chunks begin at multiples of CHUNK, so what a row gets does not
- * depend on the rows beside it.
+ * A request's keys are taken CHUNK by CHUNK: scores, then weights (softmax made anew as the
+ * greatest score grows, 1805.02867), then weighted values, all in float32. Few rows read keys and
+ * values where they lie, all heads of a key one after the other. Many rows have those of a chunk
+ * and head packed first, and are two products of matrices.
  */
 #pragma once
 
@@ -13,7 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "numbers.h"
+#include "packed_matrix.h"
+#include "team.h"
 
 typedef struct {
     const void *query, *key_cache, *value_cache;
@@ -47,6 +48,10 @@ static inline float exp_below_zero(float x) {
 }
 
 #define CHUNK 256
+/* Entries of a KV head for which packing its keys pays. */
+#define MANY_ENTRIES 48
+/* Of these, so many at once: their scores stay in a core's cache. */
+#define BLOCK_ENTRIES 128
 /* Entries, (row, head) pairs that read the same keys, for which a key or value is read once. */
 #define TILE 4
 
@@ -54,8 +59,10 @@ static inline float exp_below_zero(float x) {
 typedef struct {
     const AttentionCall *call;
     const int32_t *rows, *visible, *table;
-    int64_t num_rows, group, count;             /* count: entries of one KV head */
-    float *query, *sum, *scores, *most, *total; /* by entry; scores [entries, CHUNK] */
+    int64_t num_rows, group, count;    /* count: entries of one KV head */
+    float *query, *sum, *most, *total; /* by entry; of one KV head at a time, where they are many */
+    float *scores;                     /* [entries, CHUNK], or of BLOCK_ENTRIES */
+    float *keys, *values;              /* packed */
 } AttendedRequest;
 
 static inline int64_t first_key(const AttentionCall *c, int64_t visible) {
@@ -71,9 +78,10 @@ static inline int64_t row_of(const AttendedRequest *r, int64_t entry) {
 }
 
 /* Turn the scores of one entry for keys [begin, end) into weights, zero outside of what it sees. */
-static void weigh(const AttendedRequest *r, int64_t entry, int64_t begin, int64_t end) {
+static void weigh(const AttendedRequest *r, int64_t entry, float *scores, int64_t begin,
+                  int64_t end) {
     const AttentionCall *c = r->call;
-    float *scores = r->scores + entry * CHUNK, *sum = r->sum + entry * c->value_dim;
+    float *sum = r->sum + entry * c->value_dim;
     int64_t visible = r->visible[row_of(r, entry)];
     int64_t first = first_key(c, visible) - begin, last = visible - begin, size = end - begin;
     first = first < 0 ? 0 : first > size ? size : first;
@@ -131,14 +139,24 @@ static int64_t rows_of_request(const AttentionCall *c, int64_t begin, int64_t en
     return stop - begin;
 }
 
-/* Floats that the request with the most rows needs. */
+/* Floats that one request needs, of whom `num_rows` rows are attended from. */
+static int64_t request_size(const AttentionCall *c, int64_t num_rows) {
+    int64_t count = num_rows * (c->num_heads / c->num_kv_heads),
+            each = c->head_dim + c->value_dim + 2;
+    if (count < MANY_ENTRIES) return num_rows * c->num_heads * (each + CHUNK);
+    int64_t panels = (c->value_dim + PANEL - 1) / PANEL;
+    return count * each + CHUNK * (BLOCK_ENTRIES + c->head_dim + panels * PANEL);
+}
+
+/* Floats that any of the requests of some rows needs. */
 static int64_t scratch_size(const AttentionCall *c, int64_t begin, int64_t end) {
     int64_t most = 0;
     for (int64_t i = begin, number; i < end; i += number) {
         number = rows_of_request(c, i, end);
-        most = number > most ? number : most;
+        int64_t size = request_size(c, number);
+        most = size > most ? size : most;
     }
-    return most * c->num_heads * (c->head_dim + c->value_dim + CHUNK + 2);
+    return most;
 }
 
 static AttendedRequest next_request(const AttentionCall *c, int64_t begin, int64_t end,
@@ -148,12 +166,14 @@ static AttendedRequest next_request(const AttentionCall *c, int64_t begin, int64
     r.num_rows = rows_of_request(c, begin, end);
     r.group = c->num_heads / c->num_kv_heads;
     r.count = r.num_rows * r.group;
-    int64_t entries = r.num_rows * c->num_heads;
+    int64_t entries = r.count < MANY_ENTRIES ? r.num_rows * c->num_heads : r.count;
     r.query = scratch;
     r.sum = r.query + entries * c->head_dim;
-    r.scores = r.sum + entries * c->value_dim;
-    r.most = r.scores + entries * CHUNK;
+    r.most = r.sum + entries * c->value_dim;
     r.total = r.most + entries;
+    r.scores = r.total + entries;
+    r.keys = r.scores + CHUNK * BLOCK_ENTRIES;
+    r.values = r.keys + CHUNK * c->head_dim;
     return r;
 }
 

@@ -1,26 +1,22 @@
-"""Attention of few rows per request on a CPU, by a C function that reads the cache where it lies.
+"""Attention on a CPU by a C function that reads the cache where it lies.
 
-Nothing is gathered and nothing masked, so it costs what the keys cost, and no request's result
-depends on the requests beside it. `paged_attention.py` has the formula.
+Nothing is masked nor computed for rows that do not see it, few rows have nothing gathered for them,
+and no request's result depends on the requests beside it. `paged_attention.py` has the formula.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from kernels.native_library import native_library
+from kernels.packed_matrix import NAMES, SOURCE, serves
 
-SOURCE = Path(__file__).with_suffix(".c")
-_NAMES = {torch.float32: "f32", torch.bfloat16: "bf16"}
-# Keys that are worth another thread.
-_KEYS_PER_THREAD = 2048
+__all__ = ["FewRows", "attend_few_rows", "make_few_rows", "serves"]
 
 
 class _Call(ctypes.Structure):
@@ -40,7 +36,7 @@ class _Call(ctypes.Structure):
 
 
 class FewRows:
-    """Rows that are attended to one by one; one array, as every further one takes time to make.
+    """Rows of a pass and what they see; one array, as every further one takes time to make.
 
     Args:
         rows: packed rows, those of a request next to each other.
@@ -102,16 +98,10 @@ class FewRows:
 def _function(dtype: torch.dtype) -> Callable[[_Call, int, int], int]:
     library = native_library(SOURCE)
     assert library is not None, "asked for where it does not serve"
-    function = getattr(library, f"attend_rows_{_NAMES[dtype]}")
+    function = getattr(library, f"attend_rows_{NAMES[dtype]}")
     function.argtypes = (ctypes.POINTER(_Call), ctypes.c_int64, ctypes.c_int64)
     made: Callable[[_Call, int, int], int] = function
     return made
-
-
-@lru_cache
-def serves(dtype: torch.dtype) -> bool:
-    """Whether this machine has the function for caches of a type."""
-    return dtype in _NAMES and native_library(SOURCE) is not None
 
 
 def make_few_rows(
@@ -159,7 +149,6 @@ def attend_few_rows(
     Raises:
         MemoryError: there is no memory for one row's scores.
     """
-    function = _function(key_cache.dtype)
     sinks = None if sinks is None else sinks.float().contiguous()
     _, num_heads, head_dim = query.shape
     _, _, num_kv_heads, value_dim = value_cache.shape
@@ -173,31 +162,5 @@ def attend_few_rows(
         scaling, softcap or 0.0,
     )  # fmt: skip
 
-    def attend(begin: int, end: int) -> None:
-        if function(call, begin, end):
-            raise MemoryError("attention: no memory for the scores of a row.")
-
-    bounds = _shares(few, torch.get_num_threads())
-    if len(bounds) == 2:
-        attend(*bounds)
-    else:
-        list(_pool().map(attend, bounds[:-1], bounds[1:]))
-
-
-def _shares(few: FewRows, num_threads: int) -> list[int]:
-    """Share rows out among threads, by their keys; returns where shares begin, and the end."""
-    num_rows = few.num_rows
-    if num_threads == 1:
-        return [0, num_rows]
-    # Requests stay whole: their rows are computed together.
-    last = np.flatnonzero(np.diff(few.requests, append=-1))
-    keys = np.cumsum(few.visible)[last]
-    count = min(num_threads, max(1, int(keys[-1]) // _KEYS_PER_THREAD))
-    wanted = keys[-1] * np.arange(1, count) / count
-    ends = last[np.searchsorted(keys, wanted)] + 1
-    return [0, *(end for end in dict.fromkeys(ends.tolist()) if end < num_rows), num_rows]
-
-
-@lru_cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="attention")
+    if _function(key_cache.dtype)(call, few.num_rows, torch.get_num_threads()):
+        raise MemoryError(f"attention: no memory for {few.num_rows} rows.")

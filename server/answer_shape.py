@@ -158,6 +158,8 @@ def _schema(value: dict[str, Any] | str, param: str) -> dict[str, Any] | bool:
         schema = json.loads(value)
     except ValueError as error:
         raise _invalid(param, f"it is no JSON ({error})") from error
+    except RecursionError as error:
+        raise _invalid(param, "the schema is nested too deeply") from error
     if not isinstance(schema, (dict, bool)):
         raise _invalid(param, f"{value[:40]!r} is no JSON schema")
     return schema

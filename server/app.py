@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from server.admission import QueueLimits, open_door
+from server.auth import AuthMiddleware
 from server.config import ServerConfig
+from server.cors import install_cors
 from server.errors import install_error_handlers
+from server.host_check import HostMiddleware, known_hosts
+from server.keys import KeyRing, read_keys
 from server.openapi import install_openapi
+from server.rate_headers import RateLimitMiddleware
+from server.rate_limits import CallerLimits
 from server.request_id import RequestIdMiddleware
 from server.responses.store import ResponseStore
 from server.routes import (
@@ -20,31 +27,39 @@ from server.routes import (
     server_info,
     tokenize,
 )
+from server.security_headers import SecurityHeadersMiddleware
 from server.served import Served
 from server.stored_chats import ChatStore
 from server.synthetic_mark import SyntheticMarkMiddleware
+from server.tenant_stores import TenantStores
 
 
-def create_app(served: Served, config: ServerConfig | None = None) -> FastAPI:
+def create_app(
+    served: Served, config: ServerConfig | None = None, keys: KeyRing | None = None
+) -> FastAPI:
     """Make the application that serves one model.
 
     Args:
-        served: the model; it may still be loading.
+        served: the model; it may still be loading. It gets the limits of the settings.
         config: the server's settings; None = the defaults.
+        keys: that callers must have; None = those of the settings.
+
+    Raises:
+        ConfigError: keys of the settings that cannot be used.
     """
+    config = config or ServerConfig()
+    keys = read_keys(config) if keys is None else keys
     app = FastAPI(
         title="Outdraft",
         description="OpenAI-style text generation with speculative decoding.",
         redirect_slashes=False,
     )
     app.state.served = served
-    app.state.config = config or ServerConfig()
-    app.state.chats = ChatStore()
-    app.state.responses = ResponseStore()
-    app.add_middleware(RequestIdMiddleware)
-    rates = served.config.speculation.acceptance_rates
-    if rates:
-        app.add_middleware(SyntheticMarkMiddleware, rates=rates)
+    app.state.config = config.without_secrets()
+    app.state.chats = TenantStores(ChatStore.of_share, keys.num_tenants)
+    app.state.responses = TenantStores(ResponseStore.of_share, keys.num_tenants)
+    _set_limits(served, config)
+    _add_middleware(app, served, config, keys)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize):
         app.include_router(room.router)
@@ -52,3 +67,36 @@ def create_app(served: Served, config: ServerConfig | None = None) -> FastAPI:
         app.include_router(room.router)
     install_openapi(app)
     return app
+
+
+def _set_limits(served: Served, config: ServerConfig) -> None:
+    queue = QueueLimits(
+        config.max_queue, config.max_queued_tokens, served.config.scheduler.max_num_seqs
+    )
+    callers = CallerLimits(
+        config.max_requests_per_minute,
+        config.max_tokens_per_minute,
+        config.max_concurrent_requests,
+    )
+    engine = served.engine
+    served.admission = open_door(lambda: engine.stats, served.metrics, queue, callers)
+    served.request_timeout = config.request_timeout
+    served.min_priority = config.min_priority
+
+
+def _add_middleware(app: FastAPI, served: Served, config: ServerConfig, keys: KeyRing) -> None:
+    """Add what every call goes through; what is added last sees it first."""
+    accounts = served.admission.accounts
+    if not accounts.limits.are_none:
+        app.add_middleware(RateLimitMiddleware, accounts=accounts, metrics=served.metrics)
+    app.add_middleware(AuthMiddleware, keys=keys, metrics=served.metrics)
+    # A browser asks whether it may call before it sends a key.
+    install_cors(app, config, has_keys=keys.has_api_keys)
+    hosts = known_hosts(config, has_keys=keys.has_api_keys)
+    if hosts is not None:
+        app.add_middleware(HostMiddleware, hosts=hosts, metrics=served.metrics)
+    rates = served.config.speculation.acceptance_rates
+    if rates:
+        app.add_middleware(SyntheticMarkMiddleware, rates=rates)
+    app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(RequestIdMiddleware)

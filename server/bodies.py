@@ -1,4 +1,4 @@
-"""How every route reads its body: within a size limit, as JSON, and into its model.
+"""How every route reads its body: within limits of size and time, as JSON, and into its model.
 
 A body that is too large is refused before it is all in memory. What a model refuses by name is
 dropped instead where the server was told so, and then named in one line of the log.
@@ -6,6 +6,7 @@ dropped instead where the server was told so, and then named in one line of the 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, TypeVar
 
@@ -15,9 +16,12 @@ from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
 
 from engine.errors import InvalidRequestError, RequestTooLargeError
+from server.body_limits import check_nesting
 from server.config import ServerConfig
 from server.errors import ErrorShape, UnsupportedMediaTypeError, use_error_shape
 from server.protocol.wire import IgnoredFields, WireModel
+from server.refusals import BodyTimeoutError, Refusal
+from server.served import Served
 
 Model = TypeVar("Model", bound=WireModel)
 
@@ -36,6 +40,7 @@ async def read_body(
 
     Raises:
         RequestTooLargeError: the body has more bytes than the server takes.
+        BodyTimeoutError: it did not come in time.
         UnsupportedMediaTypeError: the body is not declared as JSON.
         InvalidRequestError: it is no JSON, or has a field that is not served.
         RequestValidationError: a field has the wrong type or value.
@@ -44,7 +49,8 @@ async def read_body(
         use_error_shape(request, error_shape)
     config: ServerConfig = request.app.state.config
     _check_media_type(request)
-    values = _parse(await _read_bytes(request, config.max_body_bytes))
+    values = _parse(await _read_in_time(request, config))
+    check_nesting(values)
     ignored = IgnoredFields() if config.ignore_unknown_fields else None
     try:
         body = kind.model_validate(values, context=ignored)
@@ -66,6 +72,19 @@ def _check_media_type(request: Request) -> None:
     raise UnsupportedMediaTypeError(
         f"The body must have the header `content-type: application/json`, not {given[:100]!r}."
     )
+
+
+async def _read_in_time(request: Request, config: ServerConfig) -> bytes:
+    try:
+        async with asyncio.timeout(config.body_timeout):
+            return await _read_bytes(request, config.max_body_bytes)
+    except TimeoutError as error:
+        served: Served = request.app.state.served
+        served.metrics.count_refusal(Refusal.SLOW_BODY)
+        raise BodyTimeoutError(
+            f"The body was not complete within {config.body_timeout:g} seconds; send it faster, "
+            "or start the server with a larger --body-timeout."
+        ) from error
 
 
 async def _read_bytes(request: Request, limit: int) -> bytes:

@@ -77,6 +77,7 @@ def turn_request(served: Served, body: ChatCompletionRequest) -> TurnRequest:
         prediction=None if body.prediction is None else body.prediction.text,
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
+        timeout_s=body.timeout,
     )
 
 

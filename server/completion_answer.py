@@ -44,7 +44,12 @@ def start_completion(served: Served, body: CompletionRequest) -> CompletionAnswe
     params = _params(served, body)
     prompts = read_prompts(body, served)
     generation = served.generate(
-        "cmpl", [prompt.token_ids for prompt in prompts], params, body.priority, body.cache_salt
+        "cmpl",
+        [prompt.token_ids for prompt in prompts],
+        params,
+        body.priority,
+        body.cache_salt,
+        timeout_s=body.timeout,
     )
     return CompletionAnswer(served, body, generation, prompts)
 

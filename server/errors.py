@@ -16,18 +16,30 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 from typing_extensions import TypedDict
 
 from engine.errors import (
+    DeadlinePassedError,
     EngineDeadError,
     EngineNotReadyError,
+    EngineRestartingError,
     InvalidRequestError,
     ModelNotFoundError,
     OutdraftError,
     RequestTooLargeError,
 )
 from server import request_id as request_id_header
-from server import synthetic_mark
+from server import security_headers, synthetic_mark
+from server.refusals import (
+    BodyTimeoutError,
+    ForbiddenError,
+    OverloadedError,
+    RateLimitedError,
+    RefusalError,
+    SlowReaderError,
+    UnauthorisedError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +67,13 @@ _STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (UnsupportedMediaTypeError, HTTPStatus.UNSUPPORTED_MEDIA_TYPE),
     (InvalidRequestError, HTTPStatus.BAD_REQUEST),
     (RequestValidationError, HTTPStatus.BAD_REQUEST),
+    (UnauthorisedError, HTTPStatus.UNAUTHORIZED),
+    (ForbiddenError, HTTPStatus.FORBIDDEN),
+    (OverloadedError, HTTPStatus.TOO_MANY_REQUESTS),
+    (RateLimitedError, HTTPStatus.TOO_MANY_REQUESTS),
+    (BodyTimeoutError, HTTPStatus.REQUEST_TIMEOUT),
+    (SlowReaderError, HTTPStatus.REQUEST_TIMEOUT),
+    (DeadlinePassedError, HTTPStatus.GATEWAY_TIMEOUT),
     (EngineNotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (EngineDeadError, HTTPStatus.SERVICE_UNAVAILABLE),
     (Exception, HTTPStatus.INTERNAL_SERVER_ERROR),
@@ -90,6 +109,8 @@ def error_body(error: Exception) -> ErrorBody:
     if len(message) > _MAX_MESSAGE_LENGTH:
         message = f"{message[:_MAX_MESSAGE_LENGTH]}..."
     kind = "invalid_request_error" if status < HTTPStatus.INTERNAL_SERVER_ERROR else "server_error"
+    if isinstance(error, RefusalError):
+        kind = error.kind
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
@@ -105,12 +126,23 @@ def install_error_handlers(app: FastAPI) -> None:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
+    return error_response(request, error)
+
+
+def error_shape_of(scope: Scope) -> ErrorShape:
+    """Give the shape of one request's errors."""
+    shape: ErrorShape = scope.get(_SHAPE_KEY, error_body)
+    return shape
+
+
+def error_response(request: Request, error: Exception) -> Response:
+    """Answer one request's failure, in the shape that it uses."""
     status = status_of(error)
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed path=%s", request.url.path, exc_info=error)
-    shape: ErrorShape = request.scope.get(_SHAPE_KEY, error_body)
+    request.app.state.served.metrics.observe_error(error)
     return Response(
-        msgspec.json.encode(shape(error)),
+        msgspec.json.encode(error_shape_of(request.scope)(error)),
         status_code=status,
         media_type="application/json",
         headers=_headers(request, error),
@@ -118,8 +150,15 @@ async def _answer(request: Request, error: Exception) -> Response:
 
 
 def _headers(request: Request, error: Exception) -> dict[str, str]:
-    given: dict[str, str] = dict(getattr(error, "headers", None) or {})
+    given: dict[str, str] = security_headers.HEADERS | (getattr(error, "headers", None) or {})
+    if isinstance(error, EngineNotReadyError):
+        given["retry-after"] = str(error.retry_after_s)
+    elif isinstance(error, EngineDeadError) and request.app.state.served.engine.is_alive:
+        given["retry-after"] = str(EngineRestartingError.retry_after_s)
     given |= request.scope.get(synthetic_mark.SCOPE_KEY, {})
+    if isinstance(error, DeadlinePassedError):
+        # Clients try again after any 504, which would take as long and cost as much.
+        given["x-should-retry"] = "false"
     request_id: str | None = request.scope.get(request_id_header.SCOPE_KEY)
     if request_id is None:
         return given
@@ -134,10 +173,14 @@ def _describe(error: Exception) -> tuple[str, str | None, str | None]:
         return _describe_validation(error.errors())
     if isinstance(error, HTTPException):
         return str(error.detail), None, None
+    if isinstance(error, RefusalError):
+        return str(error), None, error.code
+    if isinstance(error, DeadlinePassedError):
+        return str(error), "timeout", "request_timeout"
     if isinstance(error, EngineDeadError):
         return str(error), None, "engine_dead"
     if isinstance(error, EngineNotReadyError):
-        return str(error), None, "engine_loading"
+        return str(error), None, error.code
     if isinstance(error, OutdraftError):
         return str(error), None, None
     return f"The server failed unexpectedly ({type(error).__name__}).", None, None

@@ -6,6 +6,7 @@ left to `server.answers`.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -14,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from engine.client.process import EngineClient
+from engine.errors import DeadlinePassedError, EngineError
 from engine.outputs import speculation_metrics
 from engine.request import (
     PREDICTION,
@@ -24,8 +26,10 @@ from engine.request import (
     TokenLogprobs,
 )
 from engine.tokenization import IncrementalDetokenizer, TokenBytes
+from server.admission import Ticket
 from server.metrics import ServerMetrics
 from server.protocol.usage import Metrics, Usage
+from server.refusals import Refusal
 
 logger = logging.getLogger(__name__)
 
@@ -155,6 +159,8 @@ class Generation:
         tokens: the model's token bytes.
         engine: gets the requests, at once.
         metrics: hears of times and outcomes.
+        ticket: keeps the places of the call until it ends.
+        timeout_s: seconds after which what has not ended is given up; None = never.
         shown_ids: special tokens that stay in the text whatever `skip_special_tokens` says, since
             somebody reads them.
         synthetic_acceptance: see `engine.door.ModelInfo`.
@@ -170,7 +176,9 @@ class Generation:
         tokens: TokenBytes,
         engine: EngineClient,
         metrics: ServerMetrics,
+        ticket: Ticket,
         *,
+        timeout_s: float | None = None,
         shown_ids: frozenset[int] = frozenset(),
         synthetic_acceptance: tuple[float, ...] = (),
     ) -> None:
@@ -185,7 +193,17 @@ class Generation:
         }
         self._started = time.monotonic()
         self._is_closed = False
-        self._stream = engine.submit(requests)
+        self._engine = engine
+        self._ticket = ticket
+        try:
+            self._stream = engine.submit(requests)
+        except EngineError:
+            ticket.close()
+            raise
+        self._alarm: asyncio.TimerHandle | None = None
+        if timeout_s is not None:
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(timeout_s, self._expire, timeout_s)
 
     @property
     def num_choices(self) -> int:
@@ -243,9 +261,15 @@ class Generation:
             self._observe_tokens(choice, len(delta.new_token_ids))
             shown = choice.take(delta)
             if shown.finish_reason is not None:
+                self._ticket.end(choice.request_id)
                 self._stream.abort(choice.request_id)
                 self._metrics.observe_outcome(shown.finish_reason, time.monotonic() - self._started)
             yield shown
+
+    def fail(self, error: BaseException) -> None:
+        """Give up what has not ended because of an error that is told inside a stream."""
+        self._metrics.observe_error(error)
+        self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
         """Give up what has not ended, and write the call's line in the log.
@@ -256,7 +280,10 @@ class Generation:
         if self._is_closed:
             return
         self._is_closed = True
+        if self._alarm is not None:
+            self._alarm.cancel()
         self._stream.close()
+        self._ticket.close()
         seconds = time.monotonic() - self._started
         outcome = FinishReason.ERROR if isinstance(error, Exception) else FinishReason.ABORT
         for choice in self._choices.values():
@@ -285,11 +312,25 @@ class Generation:
     ) -> None:
         self.close(error)
 
+    def _expire(self, timeout_s: float) -> None:
+        """Give up what has not ended; whoever reads is told, after what came in time."""
+        self._metrics.count_refusal(Refusal.TIMEOUT)
+        open_ids = self._stream.open_ids
+        self._stream.put(
+            DeadlinePassedError(
+                f"The answer was not complete within {timeout_s:g} seconds and was given up. "
+                "Ask for less, or allow it more time."
+            )
+        )
+        self._engine.abort(open_ids)
+
     def _observe_tokens(self, choice: Choice, num_tokens: int) -> None:
         if num_tokens == 0:
             return
         now = time.monotonic()
+        self._ticket.spend(num_tokens)
         if choice.last_token_time is None:
+            self._ticket.begin(choice.request_id)
             self._metrics.observe_first_token(now - self._started)
         else:
             self._metrics.observe_tokens(num_tokens, now - choice.last_token_time)

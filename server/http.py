@@ -17,6 +17,9 @@ from engine.errors import ConfigError
 from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
 from server.config import ServerConfig
+from server.connection import connection_options
+from server.draining import DrainingServer
+from server.keys import KeyRing
 from server.served import Served, make_served
 
 _GRACE_S = 5
@@ -25,7 +28,12 @@ logger = logging.getLogger(__name__)
 
 
 async def serve_http(
-    engine: EngineClient, config: EngineConfig, server_config: ServerConfig, *, name: str
+    engine: EngineClient,
+    config: EngineConfig,
+    server_config: ServerConfig,
+    *,
+    name: str,
+    keys: KeyRing | None = None,
 ) -> int:
     """Serve until told to stop; returns the exit status.
 
@@ -34,16 +42,20 @@ async def serve_http(
         config: its settings.
         server_config: where to listen.
         name: the model as it was given.
+        keys: that callers must have; None = those of the settings.
 
     Raises:
+        ConfigError: keys or certificates that cannot be used.
         OutdraftError: the engine or the tokenizer could not load.
     """
     served = make_served(engine, config, name=name, names=server_config.served_model_name)
     served.tool_parser = server_config.tool_parser
     served.reasoning_parser = server_config.reasoning_parser
-    server = uvicorn.Server(_uvicorn_config(served, server_config))
-    # uvicorn raises the signals that ended it once more when it is done; the engine is closed
-    # after that, so they must find this harmless handler again.
+    server = DrainingServer(
+        _uvicorn_config(served, server_config, keys), engine, server_config.drain_timeout_s
+    )
+    # uvicorn gives these back when it is done; the engine is closed after that, so signals must
+    # find this harmless handler again.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
     loading = asyncio.create_task(_load(served, config, server_config))
@@ -73,8 +85,9 @@ async def _load(served: Served, config: EngineConfig, server_config: ServerConfi
     info = await served.engine.wait_ready()
     served.install_tokenizer(tokenizer)
     logger.info(
-        "ready model=%s url=http://%s:%d engine_pid=%s max_model_len=%d num_draft_tokens=%d",
+        "ready model=%s url=%s://%s:%d engine_pid=%s max_model_len=%d num_draft_tokens=%d",
         served.name,
+        server_config.scheme,
         server_config.host,
         server_config.port,
         served.engine.pid,
@@ -100,12 +113,16 @@ def _load_tokenizer(config: EngineConfig) -> Tokenizer:
     return tokenizer
 
 
-def _uvicorn_config(served: Served, server_config: ServerConfig) -> uvicorn.Config:
+def _uvicorn_config(
+    served: Served, server_config: ServerConfig, keys: KeyRing | None
+) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(served, server_config),
+        create_app(served, server_config, keys),
         host=server_config.host,
         port=server_config.port,
         log_config=None,
         access_log=False,
+        lifespan="off",
         timeout_graceful_shutdown=_GRACE_S,
+        **connection_options(server_config, served.metrics),
     )

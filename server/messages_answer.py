@@ -67,7 +67,7 @@ class MessageAnswer:
                 yield named_frame(event)
         except OutdraftError as error:
             # The status is sent already, so the failure is told inside the stream.
-            self.generation.close(error)
+            self.generation.fail(error)
             yield named_frame(messages_error_body(error))
 
     async def collect(self) -> AnsweredMessage:

@@ -50,6 +50,7 @@ def start_message(served: Served, body: MessagesRequest) -> MessageAnswer:
         response_format=_response_format(body, fields),
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
+        timeout_s=body.timeout,
     )
     try:
         turn = start_turn(served, request)

@@ -12,8 +12,11 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from engine.client.supervision import FaultCounts
 from engine.metrics import DrafterSeconds, EngineStats
 from engine.request import DraftCounts, FinishReason, SpeculationStats
+from server.fault_metrics import FaultMetrics
+from server.refusals import Refusal
 
 _PREFIX = "outdraft:"
 _FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -53,6 +56,7 @@ class ServerMetrics:
     Args:
         model_name: value of the label `model_name`.
         read_stats: gives the engine's counters.
+        read_faults: gives its client's counts of what went wrong; by default there is nothing.
         synthetic_acceptance: see `engine.door.ModelInfo`; told only where there is any.
     """
 
@@ -61,9 +65,12 @@ class ServerMetrics:
         model_name: str,
         read_stats: Callable[[], EngineStats],
         synthetic_acceptance: Sequence[float] = (),
+        *,
+        read_faults: Callable[[], FaultCounts] = FaultCounts,
     ) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_EngineCollector(model_name, read_stats))
+        self._faults = FaultMetrics(_PREFIX, model_name, self._registry, read_stats, read_faults)
         if synthetic_acceptance:
             self._mark(model_name, synthetic_acceptance)
         self._first_token = self._histogram(
@@ -84,6 +91,13 @@ class ServerMetrics:
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
+        refusals = Counter(
+            _PREFIX + "requests_refused",
+            "Calls refused, or given up, by the reason.",
+            ["model_name", "reason"],
+            registry=self._registry,
+        )
+        self._refusals = {reason: refusals.labels(model_name, reason) for reason in Refusal}
         self._outcomes = {reason: outcomes.labels(model_name, reason) for reason in FinishReason}
 
     def observe_first_token(self, seconds: float) -> None:
@@ -99,6 +113,14 @@ class ServerMetrics:
         """Count the end of a choice."""
         self._outcomes[reason].inc()
         self._request.observe(seconds)
+
+    def count_refusal(self, reason: Refusal) -> None:
+        """Count a call that was refused, or given up."""
+        self._refusals[reason].inc()
+
+    def observe_error(self, error: BaseException) -> None:
+        """Count an error that a caller is told."""
+        self._faults.observe_error(error)
 
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""

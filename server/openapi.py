@@ -43,6 +43,12 @@ from server.protocol.wire import WireModel
 
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
+_SECURITY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+}
+# A server without keys takes calls without one.
+_SECURITY: list[dict[str, list[str]]] = [{}, {"bearer": []}, {"key": []}]
 _REF = "#/components/schemas/{model}"
 
 
@@ -59,6 +65,7 @@ class Operation:
         unavailable: the shape of a 503; None = it works while the engine does not.
         error: the shape of errors.
         example: a body; the model's name is added.
+        needs_key: whether callers need a key, where there are keys, and are counted.
     """
 
     answer: Any
@@ -69,6 +76,12 @@ class Operation:
     unavailable: Any = None
     error: Any = ErrorBody
     example: Mapping[str, Any] | None = None
+    needs_key: bool = True
+
+    @property
+    def makes_answers(self) -> bool:
+        """Whether the engine works for it, until its time is over."""
+        return self.body is not None and self.event is not None
 
 
 _Example = Mapping[str, Any]
@@ -151,8 +164,8 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ),
     ("get", "/v1/models"): Operation(ModelList),
     ("get", "/v1/models/{name}"): Operation(ModelCard, finds=True),
-    ("get", "/health"): Operation(Health, unavailable=Health),
-    ("get", "/ready"): Operation(Health, unavailable=Health),
+    ("get", "/health"): Operation(Health, unavailable=Health, needs_key=False),
+    ("get", "/ready"): Operation(Health, unavailable=Health, needs_key=False),
     ("get", "/metrics"): Operation(None),
     ("get", "/version"): Operation(Version),
     ("get", "/server_info"): Operation(ServerInfo),
@@ -181,9 +194,10 @@ def openapi_page(app: FastAPI) -> dict[str, Any]:
             has_parameters = bool(described.get("parameters"))
             described.pop("requestBody", None)
             described |= _describe(OPERATIONS[method, path], schemas, has_parameters)
+            described["security"] = _SECURITY if OPERATIONS[method, path].needs_key else []
             _show_example(app, described, OPERATIONS[method, path])
             _show_links(page["paths"], described, OPERATIONS[method, path])
-    page["components"] = {"schemas": definitions}
+    page["components"] = {"schemas": definitions, "securitySchemes": _SECURITY_SCHEMES}
     return page
 
 
@@ -273,9 +287,18 @@ def _event_schema(shapes: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _failures(operation: Operation, has_parameters: bool) -> list[HTTPStatus]:
-    failures = []
+    # Who calls the server by a name that is not its own is refused everywhere.
+    failures = [HTTPStatus.FORBIDDEN]
+    if operation.needs_key:
+        failures += [HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS]
     if operation.body is not None:
-        failures += [HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNSUPPORTED_MEDIA_TYPE]
+        failures += [
+            HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        ]
+    if operation.makes_answers:
+        failures.append(HTTPStatus.GATEWAY_TIMEOUT)
     if operation.body is not None or has_parameters:
         failures.append(HTTPStatus.BAD_REQUEST)
     if operation.finds:

@@ -6,20 +6,23 @@ import hashlib
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from engine.client.process import EngineClient
+from engine.client.supervision import EngineState
 from engine.config import EngineConfig
 from engine.door import make_requests
 from engine.errors import (
     ContextLengthExceededError,
     EngineNotReadyError,
+    InvalidRequestError,
     ModelNotFoundError,
 )
 from engine.sampling_params import SamplingParams
 from engine.tokenization import TokenBytes, Tokenizer
+from server.admission import Admission, open_door
 from server.generation import Generation
+from server.keys import ANYBODY, Caller
 from server.metrics import ServerMetrics
 
 
@@ -36,9 +39,13 @@ class Served:
         metrics: of this server.
         fingerprint: changes when a setting changes that may change answers; says when these are
             not the model's.
+        admission: says whether there is room for a call.
         created: when the server started, in Unix seconds.
         tool_parser: see `ServerConfig`.
         reasoning_parser: see `ServerConfig`.
+        request_timeout: see `ServerConfig`; seconds.
+        min_priority: see `ServerConfig`.
+        caller: for whom.
     """
 
     name: str
@@ -48,9 +55,13 @@ class Served:
     engine: EngineClient
     metrics: ServerMetrics
     fingerprint: str
+    admission: Admission
     created: int = field(default_factory=lambda: int(time.time()))
     tool_parser: str = "auto"
     reasoning_parser: str = "auto"
+    request_timeout: float | None = None
+    min_priority: int | None = None
+    caller: Caller = ANYBODY
     _tokens: TokenBytes | None = None
     _longest_token: int = 1
 
@@ -59,17 +70,21 @@ class Served:
         """Every name that requests may use, the main one first."""
         return (self.name, *self.aliases)
 
+    def for_caller(self, caller: Caller) -> Served:
+        """Give the same, for one who calls."""
+        return replace(self, caller=caller)
+
     @property
     def is_ready(self) -> bool:
         """Whether requests can be served."""
         return self._tokens is not None and self.engine.is_ready
 
     @property
-    def status(self) -> Literal["ok", "loading", "dead"]:
+    def status(self) -> EngineState:
         """Whether requests can be served, in a word."""
-        if self.is_ready:
-            return "ok"
-        return "loading" if self.engine.is_alive else "dead"
+        state = self.engine.state
+        is_loading = state is EngineState.OK and self._tokens is None
+        return EngineState.LOADING if is_loading else state
 
     @property
     def tokens(self) -> TokenBytes:
@@ -152,6 +167,7 @@ class Served:
         priority: int | None,
         cache_salt: str | None = None,
         *,
+        timeout_s: float | None = None,
         shown_ids: frozenset[int] = frozenset(),
     ) -> Generation:
         """Check the prompts at the door and give them to the engine, all or none.
@@ -162,12 +178,15 @@ class Served:
             params: of all of them.
             priority: lower is served first; None is 0.
             cache_salt: calls with different salts share no cached prefix.
+            timeout_s: seconds after which the call is given up; the server's own may be sooner.
             shown_ids: see `Generation`.
 
         Raises:
             InvalidRequestError: a prompt cannot be served as asked.
+            RefusalError: there is no room, or the caller has had what it may have.
             EngineError: the engine is loading, or gone.
         """
+        self._check_priority(priority or 0)
         call_id = f"{kind}-{uuid.uuid4().hex}"
         requests = [
             make_requests(
@@ -176,19 +195,31 @@ class Served:
                 request_id=f"{call_id}-{index}",
                 info=self.engine.info,
                 priority=priority or 0,
-                cache_salt=cache_salt or "",
+                cache_salt=self.caller.cache_salt(cache_salt or ""),
             )
             for index, prompt in enumerate(prompts)
         ]
+        timeouts = [seconds for seconds in (timeout_s, self.request_timeout) if seconds is not None]
         return Generation(
             call_id,
             requests,
             self.tokens,
             self.engine,
             self.metrics,
+            self.admission.enter(self.caller, requests),
+            timeout_s=min(timeouts, default=None),
             shown_ids=shown_ids,
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
         )
+
+    def _check_priority(self, priority: int) -> None:
+        least = self.min_priority
+        if least is not None and priority < least and not self.caller.is_admin:
+            raise InvalidRequestError(
+                f"priority: {priority} is below {least}, the lowest that this server allows.",
+                param="priority",
+                code="invalid_value",
+            )
 
 
 def make_served(
@@ -205,12 +236,14 @@ def make_served(
     first, *others = dict.fromkeys(names or (name,))
     rates = config.speculation.acceptance_rates
     digest = hashlib.blake2b(repr(config).encode(), digest_size=5).hexdigest()
+    metrics = ServerMetrics(first, lambda: engine.stats, rates, read_faults=lambda: engine.faults)
     return Served(
         name=first,
         aliases=tuple(others),
         root=name,
         config=config,
         engine=engine,
-        metrics=ServerMetrics(first, lambda: engine.stats, rates),
+        metrics=metrics,
+        admission=open_door(lambda: engine.stats, metrics),
         fingerprint=f"fp_{digest}_synthetic" if rates else f"fp_{digest}",
     )

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from engine.sampling_params import MAX_LOGPROBS, MAX_N
 from engine.version import __version__
+from server.body_limits import MAX_NESTING
 from server.config import ServerConfig
 from server.prompts import MAX_CHOICES, MAX_PROMPTS
 from server.protocol import sampling
@@ -28,7 +29,8 @@ def server_info(served: Served, config: ServerConfig) -> ServerInfo:
         "uptime_seconds": int(time.time()) - served.created,
         "models": _models(served),
         "config": asdict(served.config),
-        "server": asdict(config),
+        "server": config.shown(),
+        "supervision": asdict(served.engine.supervision),
         "limits": _limits(served, config),
         "warnings": _warnings(served),
         "versions": {"python": platform.python_version(), **_versions()},
@@ -70,6 +72,12 @@ def _limits(served: Served, config: ServerConfig) -> dict[str, int]:
         "max_bad_words": sampling.MAX_BAD_WORDS,
         "max_logprobs": MAX_LOGPROBS,
         "max_tools": MAX_TOOLS,
+        "max_messages": sampling.MAX_MESSAGES,
+        "max_nesting": MAX_NESTING,
+        "max_timeout": sampling.MAX_TIMEOUT_S,
+        "max_queue": config.max_queue,
+        "max_queued_tokens": config.max_queued_tokens,
+        "max_stream_buffer": config.max_stream_buffer,
     }
     if served.is_ready:
         limits["max_model_len"] = served.engine.info.max_total_tokens

@@ -68,6 +68,11 @@ class ChatStore:
             max_entries=max_entries, max_bytes=max_bytes
         )
 
+    @classmethod
+    def of_share(cls, num_shares: int) -> ChatStore:
+        """Make one of so many that share the room."""
+        return cls(max_entries=max(1, MAX_ENTRIES // num_shares), max_bytes=MAX_BYTES // num_shares)
+
     def keep(self, chat: StoredChat) -> None:
         """Remember a chat; the oldest ones make room for it."""
         num_bytes = len(_encode(chat.as_object())) + len(_encode(chat.messages))

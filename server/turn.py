@@ -46,6 +46,7 @@ class TurnRequest:
         prediction: what the caller thinks the answer will be.
         priority: lower is served first.
         cache_salt: turns with different salts share no cached prefix.
+        timeout_s: seconds after which the turn is given up; None = the server's own limit.
     """
 
     kind: str
@@ -61,6 +62,7 @@ class TurnRequest:
     prediction: str | None = None
     priority: int = 0
     cache_salt: str = ""
+    timeout_s: float | None = None
 
     @property
     def offered_tools(self) -> Sequence[Tool]:
@@ -124,6 +126,7 @@ def start_turn(served: Served, request: TurnRequest) -> Turn:
         params,
         request.priority,
         request.cache_salt,
+        timeout_s=request.timeout_s,
         shown_ids=reading.shown_ids(served.tokens),
     )
     return Turn(generation, prompt, reading.parser)

@@ -68,6 +68,10 @@ class FakeCore:
         self._requests: dict[str, Request] = {}
         self._stats = EngineStats(warnings=list(WARNINGS[1:]), num_graphs=3, graph_bytes=4096)
         self.aborted: list[str] = []
+        self.on_step: Callable[[set[str]], None] = lambda _request_ids: None
+
+    def warm_up(self) -> None:
+        pass
 
     def add_request(self, request: Request) -> None:
         self._requests[request.request_id] = request
@@ -84,6 +88,7 @@ class FakeCore:
         return bool(self._requests)
 
     def step(self) -> list[RequestDelta]:
+        self.on_step(set(self._requests))
         deltas = [self._advance(request) for request in self._requests.values()]
         self._requests = {i: r for i, r in self._requests.items() if not r.is_finished}
         return deltas

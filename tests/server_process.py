@@ -27,10 +27,12 @@ class RunningServer:
     Attributes:
         pid: of the server's process; the engine is its child.
         url: where it listens, without a path.
+        process: the server's process.
     """
 
     pid: int
     url: str
+    process: subprocess.Popen[bytes]
 
     @property
     def api(self) -> str:
@@ -39,12 +41,20 @@ class RunningServer:
 
 
 @contextmanager
-def running_server(words: Sequence[str], log: Path) -> Iterator[RunningServer]:
-    """Serve on a free port until the block ends."""
+def running_server(
+    words: Sequence[str], log: Path, program: Sequence[str] = ("server.cli.main", "serve")
+) -> Iterator[RunningServer]:
+    """Serve on a free port until the block ends.
+
+    Args:
+        words: arguments.
+        log: where it writes.
+        program: a module, and what comes in front of the arguments.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [PYTHON, "-m", "server.cli.main", "serve", *words, "--port", str(port)]
+    command = [PYTHON, "-m", *program, *words, "--port", str(port)]
     with (
         log.open("wb") as sink,
         subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,
@@ -52,7 +62,7 @@ def running_server(words: Sequence[str], log: Path) -> Iterator[RunningServer]:
         try:
             url = f"http://127.0.0.1:{port}"
             wait_for(lambda: is_ready(process, url, log), START_S, f"not ready, see {log}")
-            yield RunningServer(process.pid, url)
+            yield RunningServer(process.pid, url, process)
         finally:
             process.terminate()
             process.wait(60)
@@ -63,7 +73,7 @@ def is_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
     assert process.poll() is None, log.read_text()
     try:
         return status_of(f"{url}/health") == 200
-    except (urllib.error.URLError, ConnectionError):
+    except (urllib.error.URLError, ConnectionError, TimeoutError):
         return False
 
 

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import pytest
 
+from engine.client.supervision import SupervisionConfig
 from engine.config_files import config_options
 from engine.sampling_params import SamplingParams
 from server.cli.main import make_parser
@@ -216,10 +217,10 @@ def told(default: object) -> str:
     return "none" if default in (None, ()) else str(default).lower()
 
 
-def server_table() -> list[str]:
+def server_table(kind: type[ServerConfig] | type[SupervisionConfig]) -> list[str]:
     """Give the table of the server's own settings."""
     rows = ["| flag | default | meaning |", "|---|---|---|"]
-    for field in fields(ServerConfig):
+    for field in fields(kind):
         flag, meaning = field.name.replace("_", "-"), field.metadata["help"]
         rows.append(f"| `--{flag}` | {told(field.default)} | {meaning} |")
     return rows
@@ -252,7 +253,11 @@ def test_settings_table_follows_the_fields() -> None:
 
 
 def test_server_table_follows_the_fields() -> None:
-    assert section("server").split("\n") == ["", *server_table(), "", ""]
+    assert section("server").split("\n") == ["", *server_table(ServerConfig), "", ""]
+
+
+def test_supervision_table_follows_the_fields() -> None:
+    assert section("supervision").split("\n") == ["", *server_table(SupervisionConfig), "", ""]
 
 
 def test_sampling_table_follows_the_fields() -> None:

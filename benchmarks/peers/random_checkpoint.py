@@ -29,6 +29,7 @@ class Shape:
         num_heads: of queries, keys and values.
         intermediate_size: of the feed-forward part.
         vocab_size: tokens; at least 260.
+        max_positions: tokens of prompt and answer at most.
     """
 
     num_layers: int = 12
@@ -36,6 +37,7 @@ class Shape:
     num_heads: int = 12
     intermediate_size: int = 2560
     vocab_size: int = 32000
+    max_positions: int = 2048
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def write_checkpoint(folder: Path, shape: Shape) -> int:
         num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_heads,
         num_key_value_heads=shape.num_heads,
-        max_position_embeddings=2048,
+        max_position_embeddings=shape.max_positions,
         # Wider than usual, so that greedy answers do not hang on rounding.
         initializer_range=0.05,
         tie_word_embeddings=True,

@@ -225,7 +225,10 @@ class HttpClient:
         self._tls = ssl.create_default_context() if target.is_secure else None
 
     async def send(self, method: str, path: str, body: bytes = b"") -> Reply:
-        """Give what came back; failures are told in the reply, never raised."""
+        """Give what came back; failures are told in the reply, never raised.
+
+        Who gives up waiting hangs up.
+        """
         request = self._target.request(method, path, body)
         reply = Reply(self._clock())
         connection: _Connection | None = None
@@ -245,6 +248,10 @@ class HttpClient:
                 connection.close()
         except OSError:
             reply.failure, reply.end_s = "connection", self._clock()
+        except asyncio.CancelledError:
+            if connection is not None:
+                connection.close()
+            raise
         if connection is not None and connection.is_open:
             self._idle.append(connection)
         return reply

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +28,21 @@ _POLL_S = 0.01
 _TOLD_LINES = 12
 _OK = 200
 _ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnServer:
+    """A server that was started for a measurement.
+
+    Attributes:
+        url: its address.
+        ready_s: seconds from the command to its being ready.
+        pid: of its HTTP process, the engine's parent.
+    """
+
+    url: str
+    ready_s: float
+    pid: int
 
 
 def engine_words(args: argparse.Namespace) -> list[str]:
@@ -71,7 +86,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def own_server(words: list[str], start_s: float) -> Iterator[tuple[str, float]]:
+def own_server(words: list[str], start_s: float) -> Iterator[OwnServer]:
     """Serve on a free port until the block ends.
 
     Args:
@@ -79,7 +94,7 @@ def own_server(words: list[str], start_s: float) -> Iterator[tuple[str, float]]:
         start_s: seconds that it may take to become ready.
 
     Yields:
-        Its address, and the seconds from the command to its being ready.
+        The server, ready.
 
     Raises:
         ModelLoadError: it ended, or was not ready in time; with the last lines of its log.
@@ -99,7 +114,7 @@ def own_server(words: list[str], start_s: float) -> Iterator[tuple[str, float]]:
                 if time.perf_counter() - began > start_s:
                     raise ModelLoadError(f"not ready after {start_s:g} s: {last_lines(log)}")
                 time.sleep(_POLL_S)
-            yield url, time.perf_counter() - began
+            yield OwnServer(url, time.perf_counter() - began, process.pid)
         finally:
             _stop(process)
 

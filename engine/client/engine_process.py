@@ -8,6 +8,7 @@ its parent is gone. It knows nothing of text or HTTP.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import importlib
 import logging
 import os
@@ -27,6 +28,7 @@ from engine.client.messages import (
     EngineFailed,
     EngineReady,
     FromEngine,
+    Heartbeat,
     NewRequest,
     StartEngine,
     StepOutputs,
@@ -35,6 +37,7 @@ from engine.client.messages import (
     encoder,
     to_engine_decoder,
 )
+from engine.client.step_note import StepNote
 from engine.errors import OutdraftError
 from engine.request import FinishReason, RequestDelta
 from engine.startup_clock import StartupClock
@@ -42,6 +45,7 @@ from engine.uncollected import uncollected
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _LINGER_MS = 2000
+_HEARTBEAT_MS = 1000
 _EXIT_FAILED = 1
 
 logger = logging.getLogger(__name__)
@@ -53,24 +57,37 @@ class EngineLoop:
     Args:
         core: an `EngineCore`, or what behaves like one.
         socket: a connected PAIR socket.
+        note: told who is in each step, before it can crash.
     """
 
-    def __init__(self, core: Any, socket: zmq.Socket[bytes]) -> None:
+    def __init__(self, core: Any, socket: zmq.Socket[bytes], note: StepNote) -> None:
         self._core = core
         self._socket = socket
         self._is_stopping = False
+        self._num_heard = 0
+        self._note = note
 
     def run(self) -> None:
         """Serve until told to stop; whatever a step raises comes out of here."""
+        self._core.warm_up()
+        self._core.on_step = self._note.write
         _send(self._socket, EngineReady(self._core.info))
         while not self._is_stopping:
             if not self._core.has_unfinished:
-                self._socket.poll()
+                self._rest()
             for message in self._inbox():
+                self._num_heard += 1
                 self._handle(message)
             if self._core.has_unfinished:
                 deltas = self._core.step()
                 _send(self._socket, StepOutputs(deltas, self._core.stats()))
+
+    def _rest(self) -> None:
+        """Wait for a message, and say now and then that we live."""
+        while True:
+            _send(self._socket, Heartbeat(self._num_heard))
+            if self._socket.poll(_HEARTBEAT_MS):
+                return
 
     def _inbox(self) -> Iterator[ToEngine]:
         """Give the messages that have arrived, without waiting."""
@@ -95,10 +112,12 @@ class EngineLoop:
                 raise AssertionError("the engine was started twice")
 
     def _add(self, request: NewRequest) -> None:
-        """Give a request to the core; one that is refused does not harm the others."""
+        """Give a request to the core; one that cannot be taken does not harm the others."""
         try:
             self._core.add_request(request.make())
-        except OutdraftError as error:
+        except Exception as error:
+            if not isinstance(error, OutdraftError):
+                logger.exception("request_not_taken id=%s", request.request_id)
             refusal = RequestDelta(
                 request.request_id, [], finish_reason=FinishReason.ERROR, error=str(error)
             )
@@ -107,8 +126,11 @@ class EngineLoop:
 
 def main() -> None:
     """Run the engine process; the socket's address is the one argument."""
-    # Ctrl-C reaches the whole terminal; the parent decides when the engine ends.
+    # Both may reach a whole group of processes; the parent decides when the engine ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1)  # the parent asks where we hang
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
     context = zmq.Context()
     socket = context.socket(zmq.PAIR)
@@ -129,7 +151,7 @@ def _serve(socket: zmq.Socket[bytes]) -> bool:
     assert isinstance(start, StartEngine), f"expected StartEngine, got {type(start).__name__}"
     logging.basicConfig(level=start.log_level.upper(), format=LOG_FORMAT)
     try:
-        EngineLoop(_make_core(start), socket).run()
+        EngineLoop(_make_core(start), socket, StepNote(_folder())).run()
     except OutdraftError as error:
         _send(socket, EngineFailed(type(error).__name__, str(error)))
         return False
@@ -161,8 +183,13 @@ def _end_with_parent() -> None:
     with contextlib.suppress(OSError):
         while os.read(sys.stdin.fileno(), 1024):
             pass
-    shutil.rmtree(Path(sys.argv[1].removeprefix("ipc://")).parent, ignore_errors=True)
+    shutil.rmtree(_folder(), ignore_errors=True)
     os._exit(_EXIT_FAILED)
+
+
+def _folder() -> Path:
+    """Give the folder that holds our socket."""
+    return Path(sys.argv[1].removeprefix("ipc://")).parent
 
 
 if __name__ == "__main__":

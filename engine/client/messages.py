@@ -94,6 +94,16 @@ class EngineReady(msgspec.Struct, tag=True):
     info: ModelInfo
 
 
+class Heartbeat(msgspec.Struct, tag=True):
+    """The engine has nothing to do, and lives.
+
+    Attributes:
+        num_heard: messages that it has had since it began; later ones are on their way.
+    """
+
+    num_heard: int
+
+
 class StepOutputs(msgspec.Struct, tag=True):
     """What one step added to every request that has something new, and the engine's counters."""
 
@@ -114,7 +124,7 @@ class EngineFailed(msgspec.Struct, tag=True):
 
 
 ToEngine = StartEngine | AddRequests | AbortRequests | StopEngine
-FromEngine = EngineReady | StepOutputs | EngineFailed
+FromEngine = EngineReady | StepOutputs | Heartbeat | EngineFailed
 
 encoder = msgspec.msgpack.Encoder()
 to_engine_decoder: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

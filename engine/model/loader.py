@@ -97,6 +97,7 @@ def load_model(
     dtype: str = "auto",
     device: torch.device,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
     load_weights: bool = True,
     fuse_projections: bool = True,
     quantization: str = NONE,
@@ -109,6 +110,7 @@ def load_model(
         dtype: `auto` (float32 on CPU, else the checkpoint's own), or a name of one.
         device: where the weights go.
         trust_remote_code: run Python code that comes with the checkpoint.
+        allow_pickle: also read weights that are no safetensors; pickles can run code.
         load_weights: false = random weights at the checkpoint's shapes.
         fuse_projections: see `from_model`.
         quantization: see `from_model`.
@@ -131,7 +133,8 @@ def load_model(
         check_int8(device, wanted)
     try:
         if load_weights:
-            model = _with_weights(name, config, wanted, device, origin)
+            files = {"use_safetensors": None if allow_pickle else True}
+            model = _with_weights(name, config, wanted, device, origin | files)
         else:
             model = random_model(
                 config, dtype=wanted, device=device, trust_remote_code=trust_remote_code
@@ -142,7 +145,7 @@ def load_model(
             "take a smaller model or a smaller dtype."
         ) from error
     except _LOADING_ERRORS as error:
-        raise ModelLoadError(f"{name}: the model cannot be loaded: {error}") from error
+        raise ModelLoadError(_describe_failure(name, error, allow_pickle)) from error
     return from_model(
         model, name=name, fuse_projections=fuse_projections, quantization=quantization
     )
@@ -234,6 +237,16 @@ def _with_weights(
     model: Any = AutoModelForCausalLM.from_pretrained(name, config=config, **options, **origin)
     assert isinstance(model, PreTrainedModel), "it is a model of transformers"
     return model
+
+
+def _describe_failure(name: str, error: Exception, allow_pickle: bool) -> str:
+    said = f"{name}: the model cannot be loaded: {error}"
+    if allow_pickle or not isinstance(error, OSError) or ".safetensors" not in str(error):
+        return said
+    return (
+        f"{said} Pickles (.bin) can run their makers' code, so only safetensors are loaded: "
+        "convert them, or trust whoever made them and start with --allow-pickle."
+    )
 
 
 def dtype_to_load(dtype: str, device: torch.device) -> torch.dtype | str:

@@ -1,9 +1,8 @@
 """Lets the decoder layers of a model be run by one C function on a CPU, where they are of its kind.
 
 A layer is known by the names that transformers gives to the parts of nearly every decoder, and its
-model's passes must then give what they gave before. Only passes of few rows per request are run so;
-there, most of the time would be Python's. The first layer's `forward` runs all layers, the others
-hand on. Knows nothing of any architecture; what is of another kind is left as it is.
+model's passes must then give what they gave before. The first layer's `forward` runs all layers,
+the others hand on. Knows nothing of any architecture; what is of another kind is left as it is.
 """
 
 from __future__ import annotations
@@ -33,6 +32,7 @@ from kernels.decoder_layers_cpu import (
     DecoderShape,
     LayerWeights,
     ModelEnds,
+    check_weights,
 )
 from kernels.packed_matrix import PackedMatrix, serves
 from kernels.paged_attention_cpu import FewRows
@@ -50,8 +50,6 @@ _BASE = {"embed_tokens", "layers", "norm", "rotary_emb"}
 _HEAD = "lm_head"
 # Rotations of so many are kept, 16 MiB with heads of 128; beyond, passes compute them.
 _MOST_POSITIONS = 16384
-# More rows fill matrix products so well that nothing else counts.
-_MOST_ROWS = 256
 
 
 class _OtherKindError(Exception):
@@ -136,7 +134,7 @@ class NativeLayers:
             None for passes of another kind.
         """
         ends = self.ends
-        if ends is None or last_position >= ends.cos.shape[0] or few.num_rows > _MOST_ROWS:
+        if ends is None or last_position >= ends.cos.shape[0]:
             return None
         rows = torch.arange(few.num_rows)
         return self._over_caches(storage).prepare(token_ids, positions, slot_mapping, few, rows)
@@ -172,10 +170,8 @@ class NativeLayers:
 
 
 def _few_rows(plan: AttentionPlan | PagedLayout) -> FewRows | None:
-    """Return a pass's rows if all are few for their requests, and not too many altogether."""
-    if not isinstance(plan, AttentionPlan) or plan.groups or plan.num_tokens > _MOST_ROWS:
-        return None
-    return plan.few
+    """Return a pass's rows, if the C function attends from all of them."""
+    return plan.few if isinstance(plan, AttentionPlan) and not plan.groups else None
 
 
 @dataclass(slots=True, eq=False)
@@ -276,11 +272,12 @@ def _recognise(loaded: LoadedModel) -> NativeLayers:
     shapes = {_shape(layer, call) for layer, call in zip(layers, calls, strict=True)}
     if len(shapes) != 1:
         raise _OtherKindError("layers of different shapes")
+    shape = shapes.pop()
     return NativeLayers(
         layers=layers,
         indices=list(range(len(layers))),
-        shape=shapes.pop(),
-        weights=[_weights(layer, call) for layer, call in zip(layers, calls, strict=True)],
+        shape=shape,
+        weights=[_weights(layer, call, shape) for layer, call in zip(layers, calls, strict=True)],
         dtype=loaded.dtype,
     )
 
@@ -317,11 +314,11 @@ def _shape(layer: nn.Module, call: AttentionCall) -> DecoderShape:
     )
 
 
-def _weights(layer: nn.Module, call: AttentionCall) -> LayerWeights:
+def _weights(layer: nn.Module, call: AttentionCall, shape: DecoderShape) -> LayerWeights:
     attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
     has_head_norms = set(attention._modules) >= _HEAD_NORMS
     try:
-        return LayerWeights(
+        weights = LayerWeights(
             input_norm=_norm(layer, "input_layernorm").factors(),
             inner_norm=_norm(layer, "post_attention_layernorm").factors(),
             query_norm=_norm(attention, "q_norm").factors() if has_head_norms else None,
@@ -332,8 +329,10 @@ def _weights(layer: nn.Module, call: AttentionCall) -> LayerWeights:
             down=_matrix(mlp, "down_proj"),
             window=call.sliding_window,
         )
+        check_weights(shape, weights, weights.down.outputs)
     except ValueError as error:
         raise _OtherKindError(str(error)) from error
+    return weights
 
 
 def _norm(parent: nn.Module, name: str) -> FusedNorm:

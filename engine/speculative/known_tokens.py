@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from engine.config import TOKEN_DRAFTERS, SpeculationConfig
 from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS
 from engine.request import Request
+from engine.speculative.drafter_faults import DrafterFaults
 from engine.speculative.token_drafters import (
     ForcedTokens,
     GrammarDrafter,
@@ -33,9 +34,16 @@ class KnownTokens:
     Args:
         config: who drafts, and how much.
         forced_tokens: speaks for grammars.
+        faults: hears of drafters that fail, which are not asked again; None = a list of our own.
     """
 
-    def __init__(self, config: SpeculationConfig, forced_tokens: ForcedTokens) -> None:
+    def __init__(
+        self,
+        config: SpeculationConfig,
+        forced_tokens: ForcedTokens,
+        faults: DrafterFaults | None = None,
+    ) -> None:
+        self._faults = faults or DrafterFaults()
         self._grammar = GrammarDrafter(forced_tokens)
         self._prediction = PredictionDrafter()
         self._lookups: list[TokenDrafter] = [
@@ -72,11 +80,16 @@ class KnownTokens:
         """Forget requests that have ended; unknown ids are fine."""
         drafters: list[TokenDrafter] = [self._grammar, self._prediction, *self._lookups]
         for drafter in drafters:
-            drafter.evict(request_ids)
+            with self._faults.watching(drafter.name):
+                drafter.evict(request_ids)
 
     def _ask(self, drafter: TokenDrafter, request: Request, limit: int) -> KnownDraft | None:
+        if self._faults.is_off(drafter.name):
+            return None
         started = time.perf_counter()
-        known = drafter.draft(request, limit)
+        known = None
+        with self._faults.watching(drafter.name):
+            known = drafter.draft(request, limit)
         if known is not None:
             spent = self._seconds.get(known.drafter, 0.0) + time.perf_counter() - started
             self._seconds[known.drafter] = spent

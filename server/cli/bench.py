@@ -27,6 +27,12 @@ _SUBJECTS = {
         "time to the first token and per token offline, by batch size",
         "Generate answers to batches of prompts of one length in this process, and tell how soon.",
     ),
+    "growth": (
+        "benchmarks.growth.program",
+        "how cost grows with context, load, requests and streams",
+        "Time plain steps over context and load, tell what of them is host work, and hold idle "
+        "requests and streams; with bars.",
+    ),
     "startup": (
         "benchmarks.startup",
         "seconds from the command to the first token",

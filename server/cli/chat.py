@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Generator, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from engine.errors import OutdraftError
+from engine.errors import ConfigError, OutdraftError
 from engine.sampling_params import SamplingParams
 from server.synthetic_mark import HEADER as SYNTHETIC_HEADER
 
@@ -40,6 +41,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--url", default="http://127.0.0.1:8000", help="the server (default: %(default)s)"
     )
+    parser.add_argument(
+        "--api-key-env", metavar="NAME", help="environment variable that holds the server's key"
+    )
     parser.add_argument("--model", help="model to ask for; none = the first that is served")
     parser.add_argument("--system", help="instruction before the conversation")
     for name, kind, text in _SAMPLING_FLAGS:
@@ -51,10 +55,12 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         ChatError: the server cannot be reached, or refused.
+        ConfigError: the variable of the key is not set.
     """
     console = Console(soft_wrap=True, highlight=False)
     timeout = httpx.Timeout(None, connect=_CONNECT_S)
-    with httpx.Client(base_url=args.url, timeout=timeout) as http:
+    headers = key_headers(args.api_key_env)
+    with httpx.Client(base_url=args.url, timeout=timeout, headers=headers) as http:
         chat = Chat(http, args.model or _first_model(http), _options(args), args.system)
         if sys.stdin.isatty():
             console.print(f"{chat.model} at {args.url}. {_HELP}.", style="dim", markup=False)
@@ -68,6 +74,23 @@ def run(args: argparse.Namespace) -> int:
             elif line:
                 _answer(console, chat, line)
     return 0
+
+
+def key_headers(variable: str | None) -> dict[str, str]:
+    """Give the headers that carry a key.
+
+    Args:
+        variable: environment variable that holds it; None = there is none.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    if variable is None:
+        return {}
+    key = os.environ.get(variable)
+    if not key:
+        raise ConfigError(f"api_key_env: {variable} is not set.")
+    return {"authorization": f"Bearer {key}"}
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from engine.client.engine_process import LOG_FORMAT
 from engine.client.process import EngineClient
-from engine.config import EngineConfig
+from engine.client.supervision import SupervisionConfig
 from engine.config_files import DEMO, config_names, load_config, resolve
 from engine.config_flags import (
     add_config_flags,
@@ -22,6 +22,7 @@ from engine.config_flags import (
 )
 from engine.uncollected import uncollected
 from server.config import ServerConfig
+from server.keys import KeyRing, read_keys
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +37,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help=f"settings to start from: a YAML file, or one of {', '.join(config_names())}",
     )
     add_option_flags(parser.add_argument_group("server"), ServerConfig)
+    add_option_flags(parser.add_argument_group("supervision"), SupervisionConfig)
     add_config_flags(parser)
 
 
@@ -50,11 +52,21 @@ def run(args: argparse.Namespace) -> int:
     asked = config_from_args(args, base)
     server_config = ServerConfig(**given_options(args, ServerConfig))
     logging.basicConfig(level=server_config.log_level.upper(), format=LOG_FORMAT)
-    return _run_loop(_serve(resolve(asked), server_config, asked.model.model or DEMO))
+    # It writes every event, and so everybody's words, at this level.
+    logging.getLogger("sse_starlette").setLevel(logging.INFO)
+    keys = read_keys(server_config, os.environ)
+    server_config = server_config.without_secrets()
+    supervision = SupervisionConfig(**given_options(args, SupervisionConfig))
+    engine = EngineClient(
+        resolve(asked), log_level=server_config.log_level, supervision=supervision
+    )
+    return _run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys))
 
 
-async def _serve(config: EngineConfig, server_config: ServerConfig, name: str) -> int:
-    engine = EngineClient(config, log_level=server_config.log_level)
+async def _serve(
+    engine: EngineClient, server_config: ServerConfig, name: str, keys: KeyRing
+) -> int:
+    config = engine.config
     await engine.start()
     try:
         if not config.model.trust_remote_code:
@@ -63,7 +75,7 @@ async def _serve(config: EngineConfig, server_config: ServerConfig, name: str) -
         with uncollected():
             from server.http import serve_http
 
-        return await serve_http(engine, config, server_config, name=name)
+        return await serve_http(engine, config, server_config, name=name, keys=keys)
     finally:
         await engine.close()
 

@@ -17,7 +17,7 @@ from server.protocol.chat_messages import (
     Prediction,
 )
 from server.protocol.completions import PromptLogprobs
-from server.protocol.sampling import Labels, SamplingFields
+from server.protocol.sampling import MAX_MESSAGES, Labels, SamplingFields
 from server.protocol.usage import Metrics, Usage
 from server.protocol.wire import WireModel
 
@@ -44,7 +44,7 @@ class ChatCompletionRequest(SamplingFields):
         "echo": (False,),
     }
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None

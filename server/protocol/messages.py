@@ -10,7 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from engine.errors import InvalidRequestError
+from server.protocol.chat_messages import MAX_TOOLS
 from server.protocol.sampling import (
+    MAX_MESSAGES,
     MAX_STOP_LENGTH,
     MAX_STOPS,
     AllowedTokenIds,
@@ -19,6 +21,7 @@ from server.protocol.sampling import (
     SpeculationFields,
     StopTokenIds,
     StructuredOutputsFields,
+    Timeout,
 )
 from server.protocol.wire import WireModel
 
@@ -277,12 +280,17 @@ class PromptFields(WireModel):
     }
 
     model: str
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MAX_MESSAGES)]
     system: (
         str | Annotated[list[TextBlock], BeforeValidator(TypesServed("system", "text"))] | None
     ) = None
     tools: (
-        Annotated[list[ToolDefinition], BeforeValidator(TypesServed("tools", "custom"))] | None
+        Annotated[
+            list[ToolDefinition],
+            Field(max_length=MAX_TOOLS),
+            BeforeValidator(TypesServed("tools", "custom")),
+        ]
+        | None
     ) = None
     tool_choice: ToolChoiceFields | None = None
     thinking: Annotated[Thinking, Field(discriminator="type")] | None = None
@@ -330,3 +338,4 @@ class MessagesRequest(PromptFields):
     speculation: SpeculationFields | None = None
     cache_salt: Annotated[str, Field(min_length=1)] | None = None
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    timeout: Timeout | None = None

@@ -6,8 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from server.protocol.chat_messages import MAX_TOOLS
 from server.protocol.responses_items import InputItem, form_of, kind_of
-from server.protocol.sampling import SamplingFields, StreamOptions
+from server.protocol.sampling import MAX_MESSAGES, SamplingFields, StreamOptions
 from server.protocol.wire import WireModel
 
 Include = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
@@ -105,7 +106,8 @@ ToolChoice = Annotated[
 
 
 Input = Annotated[
-    Annotated[str, Tag("[str]")] | Annotated[list[InputItem], Field(min_length=1), Tag("[list]")],
+    Annotated[str, Tag("[str]")]
+    | Annotated[list[InputItem], Field(min_length=1, max_length=MAX_MESSAGES), Tag("[list]")],
     Discriminator(form_of),
 ]
 
@@ -117,7 +119,7 @@ class PromptFields(WireModel):
     input: Input
     instructions: str | None = None
     previous_response_id: str | None = None
-    tools: list[Tool] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning: ReasoningFields | None = None

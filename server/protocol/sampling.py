@@ -16,6 +16,8 @@ MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 16_384
 MAX_BAD_WORDS = 256
 MAX_BAD_WORD_LENGTH = 1000
+MAX_TIMEOUT_S = 86_400
+MAX_MESSAGES = 4096
 
 StopText = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 StopTokenIds = Annotated[list[int], Field(max_length=MAX_STOP_TOKEN_IDS)]
@@ -24,6 +26,8 @@ AllowedTokenIds = Annotated[list[int], Field(max_length=MAX_ALLOWED_TOKEN_IDS)]
 BadWords = Annotated[
     list[Annotated[str, Field(max_length=MAX_BAD_WORD_LENGTH)]], Field(max_length=MAX_BAD_WORDS)
 ]
+# Seconds after which a call is given up.
+Timeout = Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)]
 # The caller's own labels, within the bounds that OpenAI documents.
 Labels = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
@@ -151,5 +155,6 @@ class SamplingFields(WireModel):
     speculation: SpeculationFields | None = None
     cache_salt: Annotated[str, Field(min_length=1)] | None = None
     priority: Annotated[int, Field(ge=-(2**31), lt=2**31)] | None = None
+    timeout: Timeout | None = None
     user: str | None = None
     metadata: Labels | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NotRequired
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
+
+from engine.client.supervision import EngineState
 
 
 class Health(TypedDict):
     """Whether requests can be served."""
 
-    status: Literal["ok", "loading", "dead"]
+    status: EngineState
 
 
 class Version(TypedDict):
@@ -31,18 +33,20 @@ class ServedModels(TypedDict):
 class ServerInfo(TypedDict):
     """Everything that a bug report should say.
 
-    `config` are the engine's settings, section by section, `server` those of the HTTP server;
+    `config` are the engine's settings, section by section, `server` those of the HTTP server,
+    `supervision` those of the engine's process;
     `limits` is what one request can ask for at most, `warnings` what was logged of drafts that are
     loaded and not used. `synthetic_acceptance` is there only
     where drafts are accepted unseen, for benchmarks: the rates by draft position.
     """
 
     version: str
-    status: Literal["ok", "loading", "dead"]
+    status: EngineState
     uptime_seconds: int
     models: ServedModels
     config: dict[str, dict[str, Any]]
     server: dict[str, Any]
+    supervision: dict[str, Any]
     limits: dict[str, int]
     warnings: list[str]
     versions: dict[str, str]

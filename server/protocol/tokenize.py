@@ -8,6 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from server.protocol.chat_messages import MAX_TOOLS, ChatMessage, ChatTool
+from server.protocol.sampling import MAX_MESSAGES
 from server.protocol.wire import WireModel
 
 MAX_DETOKENIZED_TOKENS = 2**20
@@ -24,7 +25,9 @@ class TokenizeRequest(WireModel):
 
     model: str | None = None
     prompt: str | None = None
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)] | None = (
+        None
+    )
     tools: Annotated[list[ChatTool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None

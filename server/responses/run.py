@@ -139,7 +139,7 @@ class ResponseRun:
 
     def _fail(self, error: Exception) -> Event:
         """Note a failure; the status of the answer is sent already, so it is told inside."""
-        self.turn.generation.close(error)
+        self.turn.generation.fail(error)
         if not isinstance(error, OutdraftError):
             logger.error("response_failed id=%s", self.response_id, exc_info=error)
         message = error_body(error)["error"]["message"]

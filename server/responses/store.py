@@ -69,6 +69,11 @@ class ResponseStore:
         )
         self._running: dict[str, RunningResponse] = {}
 
+    @classmethod
+    def of_share(cls, num_shares: int) -> ResponseStore:
+        """Make one of so many that share the room."""
+        return cls(max_entries=max(1, MAX_ENTRIES // num_shares), max_bytes=MAX_BYTES // num_shares)
+
     def __len__(self) -> int:
         return len(self._ended) + len(self._running)
 

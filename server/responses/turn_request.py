@@ -64,6 +64,7 @@ def start_response_turn(served: Served, body: ResponsesRequest, items: Sequence[
             response_format=_shape(body),
             priority=body.priority or 0,
             cache_salt=body.cache_salt or "",
+            timeout_s=body.timeout,
         )
         if body.truncation == "auto":
             request = _truncated(served, request, items)

@@ -8,12 +8,14 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from server.auth import caller_of
 from server.bodies import read_body
 from server.chat_answer import start_chat
 from server.protocol.chat import ChatCompletionRequest, ChatLabels
 from server.routes import served_by
 from server.stored_chats import ChatStore, PageQuery
 from server.streaming import respond
+from server.tenant_stores import TenantStores
 
 router = APIRouter()
 PageLimit = Annotated[int, Query(ge=1, le=100)]
@@ -80,5 +82,5 @@ async def list_chat_messages(
 
 
 def _store(request: Request) -> ChatStore:
-    store: ChatStore = request.app.state.chats
-    return store
+    stores: TenantStores[ChatStore] = request.app.state.chats
+    return stores.of(caller_of(request))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -10,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from engine.errors import InvalidRequestError
+from server.auth import caller_of
 from server.bodies import read_body
 from server.protocol.responses import InputTokensRequest, ResponsesRequest
 from server.responses.creation import count_tokens, start_response
@@ -17,6 +17,7 @@ from server.responses.item_page import item_page
 from server.responses.store import ResponseStore
 from server.routes import served_by
 from server.streaming import EventStream, respond_whole
+from server.tenant_stores import TenantStores
 
 router = APIRouter()
 Number = Annotated[int, Query(ge=0)]
@@ -30,7 +31,7 @@ async def create_response(request: Request) -> Response:
     store = _store(request)
     run = start_response(served_by(request), store, body)
     if body.background and body.stream:
-        return EventStream(store.stream(run.response_id, 0), nullcontext())
+        return EventStream(store.stream(run.response_id, 0))
     if body.background:
         return JSONResponse(run.as_object())
     if body.stream:
@@ -56,7 +57,7 @@ async def show_response(
     if not stream:
         return JSONResponse(store.show(response_id))
     first = 0 if starting_after is None else starting_after + 1
-    return EventStream(store.stream(response_id, first), nullcontext())
+    return EventStream(store.stream(response_id, first))
 
 
 @router.delete("/v1/responses/{response_id}", response_model=None)
@@ -87,8 +88,8 @@ async def list_input_items(
 
 
 def _store(request: Request) -> ResponseStore:
-    store: ResponseStore = request.app.state.responses
-    return store
+    stores: TenantStores[ResponseStore] = request.app.state.responses
+    return stores.of(caller_of(request))
 
 
 def _check_query(request: Request, *known: str) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from engine.client.process import EngineClient
 from engine.client.streams import RequestStream
+from engine.client.supervision import SupervisionConfig
 from engine.config import EngineConfig, ModelConfig
 from engine.door import make_requests
 from engine.errors import (
@@ -35,8 +36,11 @@ PROMPT = [10, 11, 12]
 
 
 @asynccontextmanager
-async def running(core: str, *, wait: bool = True) -> AsyncIterator[EngineClient]:
-    client = EngineClient(CONFIG, core_factory=f"tests.doubles:{core}")
+async def running(
+    core: str, *, wait: bool = True, **supervision: float
+) -> AsyncIterator[EngineClient]:
+    settings = SupervisionConfig(**{"engine_restarts": 0} | supervision)  # type: ignore[arg-type]
+    client = EngineClient(CONFIG, core_factory=f"tests.doubles:{core}", supervision=settings)
     await client.start()
     try:
         if wait:
@@ -291,7 +295,7 @@ def test_close_ends_the_process_and_removes_its_socket() -> None:
     async def scenario() -> None:
         async with running("FakeCore") as client:
             pid = client.pid
-            folder = Path(client._folder)
+            folder = Path(client._link.folder)
             assert folder.is_dir()
         assert pid is not None
         assert not psutil.pid_exists(pid)
@@ -309,7 +313,7 @@ async def main():
     client = EngineClient(EngineConfig(), core_factory="tests.doubles:FakeCore")
     await client.start()
     await client.wait_ready()
-    print(client.pid, client._folder, flush=True)
+    print(client.pid, client._link.folder, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main())

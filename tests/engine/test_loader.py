@@ -118,6 +118,19 @@ def test_missing_weights_are_a_load_error(folder: Path) -> None:
         load_model(str(folder), device=CPU)
 
 
+def test_pickled_weights_are_refused_by_name_unless_they_are_allowed(folder: Path) -> None:
+    weights = build_family("qwen3").state_dict()
+    torch.save(weights, folder / "pytorch_model.bin")
+    # Whatever else lies there, safetensors are taken.
+    assert load_model(str(folder), device=CPU).vocab_size == VOCAB_SIZE
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ModelLoadError, match=r"Pickles \(\.bin\).*--allow-pickle"):
+        load_model(str(folder), device=CPU)
+    loaded = load_model(str(folder), device=CPU, allow_pickle=True)
+    for name, weight in loaded.model.state_dict().items():
+        assert torch.equal(weight, weights[name]), name
+
+
 @pytest.mark.parametrize(
     ("family", "windows"),
     [

@@ -104,14 +104,16 @@ def test_speculation_and_plain_decoding_give_the_same_words(quantization: str) -
         assert plain == generate(make_core(from_model(tiny_llama())), prompts, settings)
 
 
-def test_some_layers_of_a_model_run_alone() -> None:
-    loaded, plain = native(tiny_llama(layers=4)), from_model(tiny_llama(layers=4))
+@pytest.mark.parametrize(("quantization", "bound"), [(NONE, 2e-4), (INT8, 2e-3)])
+def test_some_layers_of_a_model_run_alone(quantization: str, bound: float) -> None:
+    loaded = native(tiny_llama(layers=4), quantization=quantization)
+    plain = from_model(tiny_llama(layers=4), quantization=quantization)
     for kept in ([0, 2], [1], [0, 1, 2, 3]):
         ours = subset_of(loaded, kept)
         assert layers_of(ours).indices == kept
         expected = chunked_logits(subset_of(plain, kept))
         for left, right in zip(chunked_logits(ours), expected, strict=True):
-            torch.testing.assert_close(left, right, atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(left, right, atol=bound, rtol=bound)
     nothing = subset_of(loaded, [])
     assert nothing.native is None
 
@@ -139,12 +141,11 @@ def one_pass(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("limit", ["_MOST_POSITIONS", "_MOST_ROWS"])
-def test_passes_beyond_a_limit_go_the_models_own_way(
-    limit: str, monkeypatch: pytest.MonkeyPatch
+def test_positions_without_a_kept_rotation_go_the_models_own_way(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     expected = one_pass(from_model(tiny_llama()), [5, 6, 7, 8, 9])
-    monkeypatch.setattr(native_layers, limit, 4)
+    monkeypatch.setattr(native_layers, "_MOST_POSITIONS", 4)
     torch.testing.assert_close(one_pass(native(tiny_llama()), [5, 6, 7, 8, 9]), expected)
 
 
@@ -177,6 +178,14 @@ def test_a_model_with_other_ends_keeps_them() -> None:
     model.model.embed_tokens.register_forward_hook(lambda _, __, hidden: hidden * 2.0)
     loaded = native(model)
     assert layers_of(loaded).ends is None
+
+
+@pytest.mark.parametrize("quantization", [NONE, INT8])
+def test_projections_that_are_not_fused_are_left_alone(quantization: str) -> None:
+    loaded = from_model(tiny_llama(), fuse_projections=False, quantization=quantization)
+    fuse_norms(loaded.model)
+    assert not use_native_layers(loaded)
+    assert loaded.native is None
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])

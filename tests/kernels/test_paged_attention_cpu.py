@@ -11,13 +11,12 @@ import pytest
 import torch
 
 from kernels import native_library, paged_attention_cpu
-from kernels.attention_plan import LONG_CONTEXT, MOST_FEW_ROWS
 from kernels.paged_attention import (
     paged_attention,
     paged_attention_reference,
     plan_paged_attention,
 )
-from kernels.paged_attention_cpu import FewRows, serves
+from kernels.paged_attention_cpu import serves
 
 needs_it = pytest.mark.skipif(not serves(torch.float32), reason="no C compiler here")
 
@@ -26,8 +25,9 @@ BATCHES = {
     "decode": [(1, 37), (1, 4), (1, 5), (1, 60)],
     "verify": [(5, 12), (3, 31), (7, 7)],
     "no_rows": [(0, 6), (2, 6), (0, 1)],
-    "beside_a_prompt": [(1, 30), (MOST_FEW_ROWS + 1, 40), (2, 9)],
-    "long": [(1, LONG_CONTEXT + 3), (2, LONG_CONTEXT + 1), (1, 8)],
+    "beside_a_prompt": [(1, 30), (60, 70), (2, 9)],
+    "long": [(1, 515), (2, 513), (1, 8)],
+    "prompts": [(300, 300), (150, 420), (47, 47), (48, 300)],
 }
 EXTRAS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -86,7 +86,6 @@ def test_equals_reference(
     if not serves(dtype):
         pytest.skip(f"not for {dtype}")
     monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
-    monkeypatch.setattr(paged_attention_cpu, "_KEYS_PER_THREAD", 1)
     for shape in SHAPES:
         torch.manual_seed(1)
         query, keys, values, tables, bounds, lengths = make(BATCHES[name], shape, dtype)
@@ -95,6 +94,7 @@ def test_equals_reference(
             keywords["sinks"] = torch.randn(shape[0])
         plan = plan_paged_attention(tables, bounds, lengths, 4, dtype=dtype)
         assert plan.few is not None
+        assert not plan.groups
         ours = paged_attention(query, keys, values, plan, scaling=0.3, **keywords)
         assert ours.dtype == dtype
         expected = paged_attention_reference(
@@ -127,21 +127,6 @@ def test_what_is_not_a_number_stays_none() -> None:
     keys[tables[0, 1], 2] = float("nan")
     plan = plan_paged_attention(tables, bounds, lengths, 4, dtype=torch.float32)
     assert paged_attention(query, keys, values, plan, scaling=0.3).isnan().all()
-
-
-def test_shares_of_threads_hold_whole_requests(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paged_attention_cpu, "_KEYS_PER_THREAD", 1)
-    rows = np.array([3, 1, 1, 5, 2], dtype=np.int32)
-    requests = np.repeat(np.arange(5, dtype=np.int32), rows)
-    owners = requests.tolist()
-    few = FewRows(owners, [9] * 12, owners, [[owner] for owner in owners], 4)
-    starts = {0, *np.cumsum(rows).tolist()}
-    for num_threads in range(1, 9):
-        bounds = paged_attention_cpu._shares(few, num_threads)
-        assert bounds[0] == 0
-        assert bounds[-1] == 12
-        assert bounds == sorted(set(bounds))
-        assert set(bounds) <= starts
 
 
 @pytest.fixture

@@ -105,7 +105,7 @@ async def serving(
         served.install_tokenizer(byte_tokenizer(template))
     app = create_app(served, config)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://server") as http:
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
         yield Api(app, http, engine, served)
     if is_loaded:
         await engine.close()

@@ -143,7 +143,7 @@ async def sdk(api: Api) -> AsyncIterator[openai.AsyncOpenAI]:
     """The SDK's client of a server under test."""
     transport = httpx.ASGITransport(app=api.app, raise_app_exceptions=False)
     async with openai.AsyncOpenAI(
-        base_url="http://server/v1",
+        base_url="http://localhost/v1",
         api_key="none",
         http_client=httpx.AsyncClient(transport=transport),
         max_retries=0,

@@ -123,6 +123,7 @@ def test_the_servers_process_reads_text_without_torch(root: Path) -> None:
     [
         *("serve", "generate", "chat", "bench", "tune"),
         *("bench speculation", "bench serve", "bench throughput", "bench latency", "bench startup"),
+        "bench growth",
     ],
 )
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,7 +163,7 @@ Handler = Callable[[httpx.Request], httpx.Response]
 
 def chat_with(handler: Handler, **options: Any) -> Chat:
     transport = httpx.MockTransport(handler)
-    http = httpx.Client(transport=transport, base_url="http://server")
+    http = httpx.Client(transport=transport, base_url="http://localhost")
     return Chat(http, "tiny", options, system="be kind")
 
 

@@ -234,8 +234,7 @@ def test_idle_server_sleeps(server: Server) -> None:
     assert after.user + after.system - before.user - before.system <= 0.02
 
 
-def test_killed_engine_ends_streams_and_turns_everything_unavailable(server: Server) -> None:
-    """The last test of this file: the server is of no use after it."""
+def test_killed_engine_ends_streams_and_is_started_anew(server: Server) -> None:
     streams = [
         server.client.completions.create(
             model=MODEL, prompt="x", max_tokens=8000, stream=True, extra_body={"ignore_eos": True}
@@ -250,12 +249,19 @@ def test_killed_engine_ends_streams_and_turns_everything_unavailable(server: Ser
         with pytest.raises(openai.APIError, match="gone"):
             list(stream)
     assert time.monotonic() - killed < 2
-    assert server.get("/health")[0] == 503
+    assert [server.get(path)[0] for path in ("/health", "/ready")] == [503, 503]
     asked = time.monotonic()
     with pytest.raises(openai.InternalServerError) as refused:
         server.client.completions.create(model=MODEL, prompt="x")
     assert refused.value.status_code == 503
+    assert refused.value.code == "engine_restarting"
+    assert int(refused.value.response.headers["retry-after"]) > 0
     assert time.monotonic() - asked < 1
+    wait_for(lambda: server.get("/ready")[0] == 200, START_S, "never ready again")
+    answer = server.client.completions.create(model=MODEL, prompt="x", max_tokens=4)
+    assert answer.usage is not None
+    assert server.metric("engine_restarts_total") == 1
+    assert server.metric("num_requests_running") == 0
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_server_with_one_line(

@@ -223,7 +223,7 @@ async def serving_demo(options: dict[str, Any]) -> AsyncIterator[httpx.AsyncClie
     served.install_tokenizer(tokenizer)
     transport = httpx.ASGITransport(app=create_app(served, ServerConfig()))
     async with httpx.AsyncClient(
-        transport=transport, base_url="http://server", timeout=300
+        transport=transport, base_url="http://localhost", timeout=300
     ) as client:
         yield client
     await engine.close()

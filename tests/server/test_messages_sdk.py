@@ -50,7 +50,7 @@ async def talking(
         transport = httpx2.ASGITransport(app=api.app, raise_app_exceptions=False)
         async with httpx2.AsyncClient(transport=transport) as http:
             yield (
-                Client(http_client=http, base_url="http://server", api_key="x", max_retries=0),
+                Client(http_client=http, base_url="http://localhost", api_key="x", max_retries=0),
                 api,
             )
 

@@ -292,3 +292,61 @@ def test_fields_that_are_not_served_are_listed_with_what_is_taken() -> None:
                         assert (await api.http.post(path, json=body)).status_code == 200, body
 
     run(scenario)
+
+
+KEYS = ServerConfig(api_key=("sk-of-a-caller-1",), admin_key=("sk-of-the-admin-1",))
+
+
+def test_calls_without_the_right_key_are_refused_as_described() -> None:
+    async def scenario() -> None:
+        async with serving() as open_api:
+            page = await page_of(open_api)
+        assert set(page["components"]["securitySchemes"]) == {"bearer", "key"}
+        async with serving(config=KEYS) as api:
+            for (method, path), operation in OPERATIONS.items():
+                template = path
+                for name in ("completion_id", "response_id", "name"):
+                    path = path.replace(f"{{{name}}}", "x")
+                response = await api.http.request(method, path)
+                described = page["paths"][template][method]
+                assert bool(described["security"]) == operation.needs_key
+                assert (response.status_code == 401) == operation.needs_key, path
+                check_answer(page, response, template)
+            headers = {"x-api-key": "sk-of-a-caller-1"}
+            for path in ("/metrics", "/server_info"):
+                response = await api.http.get(path, headers=headers)
+                assert response.status_code == 403
+                check_answer(page, response)
+
+    run(scenario)
+
+
+def test_calls_that_find_no_room_are_refused_as_described() -> None:
+    async def scenario() -> None:
+        async with serving() as open_api:
+            page = await page_of(open_api)
+        async with serving(config=ServerConfig(max_requests_per_minute=1)) as api:
+            await api.http.get("/version")
+            for path, _schema, example in bodies(page):
+                response = await api.http.post(path.replace("{completion_id}", "x"), json=example)
+                assert response.status_code == 429
+                check_answer(page, response, path)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_answers_that_take_too_long_fail_as_described(stream: bool) -> None:
+    async def scenario() -> None:
+        async with serving(config=ServerConfig(request_timeout=0.02)) as api:
+            page = await page_of(api)
+            api.engine.is_paused = True
+            for path, methods in page["paths"].items():
+                if "504" not in methods.get("post", {"responses": {}})["responses"]:
+                    continue
+                example = methods["post"]["requestBody"]["content"]["application/json"]["example"]
+                response = await api.http.post(path, json={**example, "stream": stream})
+                assert response.status_code == (200 if stream else 504), path
+                check_answer(page, response)
+
+    run(scenario)

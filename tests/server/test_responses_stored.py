@@ -10,7 +10,9 @@ from openai.types.responses import ResponseItemList
 
 from engine.client.messages import StepOutputs
 from engine.errors import EngineDeadError
+from server.keys import ANYBODY
 from server.responses.store import ResponseStore
+from server.tenant_stores import TenantStores
 from tests.doubles import FakeCore
 from tests.server.harness import Api, error_of, run, saying, serving
 from tests.server.responses import (
@@ -118,7 +120,7 @@ def test_an_answer_that_nobody_waited_for_is_not_stored() -> None:
         async with serving() as api:
             api.engine.is_paused = True
             await call_and_leave(api, stream=True)
-            assert len(api.app.state.responses) == 0
+            assert len(api.app.state.responses.of(ANYBODY)) == 0
 
     run(scenario)
 
@@ -126,7 +128,7 @@ def test_an_answer_that_nobody_waited_for_is_not_stored() -> None:
 def test_the_oldest_responses_are_forgotten_first() -> None:
     async def scenario() -> None:
         async with serving(saying("hello")) as api:
-            api.app.state.responses = ResponseStore(max_entries=2)
+            api.app.state.responses = TenantStores(lambda _: ResponseStore(max_entries=2), 1)
             made = [(await respond(api)).json()["id"] for _ in range(3)]
             error_of(await stored(api, made[0]), 404)
             assert [(await stored(api, name)).status_code for name in made[1:]] == [200, 200]
@@ -222,7 +224,7 @@ def test_a_background_response_outlives_its_client() -> None:
         async with serving(saying("hello")) as api:
             api.engine.is_paused = True
             await call_and_leave(api, background=True, stream=True)
-            (response_id,) = api.app.state.responses.running_ids
+            (response_id,) = api.app.state.responses.of(ANYBODY).running_ids
             resume(api)
             done = read_response(await until_over(api, response_id))
             assert done.output_text == "hello"
@@ -250,7 +252,7 @@ def test_a_background_stream_is_followed_while_it_is_made() -> None:
         async with serving(saying("hello")) as api:
             api.engine.is_paused = True
             await call_and_leave(api, background=True, stream=True)
-            (response_id,) = api.app.state.responses.running_ids
+            (response_id,) = api.app.state.responses.of(ANYBODY).running_ids
             following = [
                 asyncio.create_task(stored(api, response_id, stream=True, starting_after=n))
                 for n in (0, 1)
@@ -312,7 +314,7 @@ def test_a_cancelled_stream_ends() -> None:
             api.engine.is_paused = True
             asking = asyncio.create_task(respond(api, background=True, stream=True))
             await asyncio.sleep(0.02)
-            (response_id,) = api.app.state.responses.running_ids
+            (response_id,) = api.app.state.responses.of(ANYBODY).running_ids
             await api.http.post(f"/v1/responses/{response_id}/cancel")
             assert kinds(read_events(await asking)) == ["created", "queued"]
 
@@ -340,7 +342,7 @@ def test_a_running_response_that_is_deleted_is_given_up() -> None:
             await asyncio.sleep(0.01)
             assert len(core.aborted) == 1
             error_of(await stored(api, made), 404)
-            assert len(api.app.state.responses) == 0
+            assert len(api.app.state.responses.of(ANYBODY)) == 0
 
     run(scenario)
 

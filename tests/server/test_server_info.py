@@ -67,8 +67,14 @@ def test_a_server_that_loads_or_is_dead_describes_itself_too() -> None:
 
 def test_no_secret_is_told() -> None:
     async def scenario() -> None:
-        async with serving() as api:
-            told = json.dumps((await api.http.get("/server_info")).json()).lower()
-            assert not any(word in told for word in ("api_key", "password", "secret", 'token"'))
+        config = ServerConfig(api_key=("sk-of-a-caller",), admin_key=("sk-of-the-admin",))
+        async with serving(config=config) as api:
+            headers = {"x-api-key": "sk-of-the-admin"}
+            response = await api.http.get("/server_info", headers=headers)
+            told = json.dumps(response.json()).lower()
+            assert response.status_code == 200
+            assert {"max_queue", "cors_origin"} <= set(response.json()["server"])
+            assert not {"api_key", "admin_key"} & set(response.json()["server"])
+            assert not any(word in told for word in ("sk-of", "password", "secret", 'token"'))
 
     run(scenario)

@@ -1,0 +1,39 @@
+"""`outdraft serve` around a made-up core: `python -m tests.faulty_server FOLDER CORE --port N ...`.
+
+The folder holds a tokenizer; everything but the core is what users run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+from engine.client.engine_process import LOG_FORMAT
+from engine.client.process import EngineClient
+from engine.client.supervision import SupervisionConfig
+from engine.config import EngineConfig, ModelConfig
+from engine.config_flags import add_option_flags, given_options
+from server.cli.serve import _run_loop, _serve
+from server.config import ServerConfig
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("core")
+    for kind in (ServerConfig, SupervisionConfig):
+        add_option_flags(parser, kind)
+    args = parser.parse_args()
+    server_config = ServerConfig(**given_options(args, ServerConfig))
+    logging.basicConfig(level=server_config.log_level.upper(), format=LOG_FORMAT)
+    engine = EngineClient(
+        EngineConfig(model=ModelConfig(model=args.folder, max_model_len=4096)),
+        core_factory=f"tests.faulty_cores:{args.core}",
+        supervision=SupervisionConfig(**given_options(args, SupervisionConfig)),
+    )
+    return _run_loop(_serve(engine, server_config, "tiny"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
