@@ -153,13 +153,17 @@ static void sum_int8(const int count, const int width, const int8_t *panels, con
     switch (count) {
         case 1: ROWS(1, 1); break;
         case 2: ROWS(2, 1); break;
-#if TILE_ROWS == 8
+#if TILE_ROWS == 12
         case 3: ROWS(3, 1); break;
         case 4: ROWS(4, 1); break;
         case 5: ROWS(5, 1); break;
         case 6: ROWS(6, 1); break;
         case 7: ROWS(7, 1); break;
         case 8: ROWS(8, 1); break;
+        case 9: ROWS(9, 1); break;
+        case 10: ROWS(10, 1); break;
+        case 11: ROWS(11, 1); break;
+        case 12: ROWS(12, 1); break;
 #endif
     }
 #undef ROWS

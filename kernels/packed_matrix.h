@@ -16,7 +16,7 @@
 #define LANES 16
 /* Rows of a tile: sums of all its outputs, one line of weights and one number fit the registers. */
 #ifdef __AVX512F__
-#define TILE_ROWS 8
+#define TILE_ROWS 12
 #else
 #define TILE_ROWS 2
 #endif
@@ -56,12 +56,6 @@ static inline int64_t num_panels(const PackedMatrix *m) {
     int64_t in_half = m->is_paired ? m->outputs / 2 : m->outputs,
             size = m->is_paired ? LANES : PANEL;
     return (in_half + size - 1) / size;
-}
-
-/* Rows of the next tile, when so many are left: none is much smaller than the others. */
-static inline int64_t rows_of_tile(int64_t left) {
-    int64_t tiles = (left + TILE_ROWS - 1) / TILE_ROWS;
-    return (left + tiles - 1) / tiles;
 }
 
 /* exp, to about two units in the last place where it is neither 0 nor infinite in float32. */

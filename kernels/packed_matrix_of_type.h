@@ -77,13 +77,17 @@ static void OF_TYPE(multiply_rows)(const int count, const int width, const Packe
     switch (count) {
         case 1: ROWS(1, 1); break;
         case 2: ROWS(2, 1); break;
-#if TILE_ROWS == 8
+#if TILE_ROWS == 12
         case 3: ROWS(3, 1); break;
         case 4: ROWS(4, 1); break;
         case 5: ROWS(5, 1); break;
         case 6: ROWS(6, 1); break;
         case 7: ROWS(7, 1); break;
         case 8: ROWS(8, 1); break;
+        case 9: ROWS(9, 1); break;
+        case 10: ROWS(10, 1); break;
+        case 11: ROWS(11, 1); break;
+        case 12: ROWS(12, 1); break;
 #endif
     }
 #undef ROWS
@@ -142,10 +146,13 @@ static inline void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p,
         int width = panels_of_tile(m, p->num_rows);
         for (int64_t panel = begin; panel < end; panel += width) {
             if (panel + width > end) width = 1;
-            for (int64_t row = start, count; row < stop; row += count) {
-                count = rows_of_tile(stop - row);
-                if (m->scales) OF_TYPE(multiply_int8)((int)count, width, m, p, rounded, row, panel);
-                else OF_TYPE(multiply_rows)((int)count, width, m, p, row, panel);
+            /* Tiles of about one size: one row takes nearly as long as four. */
+            int64_t tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
+            for (int64_t row = start, left = tiles; left; left--) {
+                int count = (int)((stop - row + left - 1) / left);
+                if (m->scales) OF_TYPE(multiply_int8)(count, width, m, p, rounded, row, panel);
+                else OF_TYPE(multiply_rows)(count, width, m, p, row, panel);
+                row += count;
             }
         }
     }

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from kernels.choose_cpu import choose_on_cpu, lead_on_cpu, serves
+
 NEVER = float("-inf")
 _TINY = torch.finfo(torch.float32).tiny
 # The nucleus is nearly always inside, and adding up the whole vocabulary costs as much as sorting.
@@ -116,6 +118,8 @@ def choose(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if logits.device.type != "cpu":
         return choose_reference(logits)
+    if serves(logits):
+        return choose_on_cpu(logits)
     # numpy's argmax is vectorised, torch's is not: 15 times faster on one row of 4096.
     values = logits.numpy()
     best = values.argmax(axis=-1)
@@ -132,7 +136,7 @@ def choose_reference(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def margins(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
-    """By how much each row's largest logit leads; `logits` lose it on the way.
+    """By how much each row's largest logit leads; `logits` may lose it on the way.
 
     Args:
         logits: `[num_rows, vocab]`, float32.
@@ -143,6 +147,8 @@ def margins(logits: torch.Tensor, token_ids: torch.Tensor) -> torch.Tensor:
     """
     if logits.device.type != "cpu":
         return margins_reference(logits, token_ids)
+    if serves(logits):
+        return lead_on_cpu(logits, token_ids)
     values = logits.numpy()
     places = np.arange(len(values)), token_ids.numpy()
     best = values[places]

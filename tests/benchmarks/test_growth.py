@@ -94,7 +94,7 @@ def test_host_work_is_told_of_the_served_and_the_long_model(
 @pytest.mark.timeout(300)
 def test_memory_and_processor_time_of_a_real_server(models: list[str], tmp_path: Path) -> None:
     words = ["--parts", "memory,server", "--waiting", "20", "--running", "4", "--repeats", "1"]
-    words += ["--idle-prompt-tokens", "8", "--idle-streams", "12", "--streams", "4"]
+    words += ["--idle-prompt-tokens", "8", "--idle-streams", "80", "--streams", "4"]
     words += ["--requests", "8", "--answer-tokens", "8", "--idle-s", "1"]
     content = run_benchmark(program, [*models, *words], tmp_path)
     waiting, running, *streams = content["rows"]["memory"]

@@ -191,6 +191,14 @@ def test_rows_do_not_depend_on_each_other(name: str) -> None:
         assert torch.equal(alone[0], together[row])
 
 
+@pytest.fixture(params=["C", "numpy"])
+def _ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways of a CPU to choose."""
+    if request.param == "numpy":
+        monkeypatch.setattr(processors, "serves", lambda _: False)
+
+
+@pytest.mark.usefixtures("_ways")
 def test_lowest_token_id_wins_ties() -> None:
     logits = torch.tensor([[1.0, 5.0, 5.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
     token_ids, is_invalid = processors.choose(logits)
@@ -198,6 +206,7 @@ def test_lowest_token_id_wins_ties() -> None:
     assert is_invalid.tolist() == [False, False]
 
 
+@pytest.mark.usefixtures("_ways")
 @pytest.mark.parametrize(
     "row",
     [
@@ -214,6 +223,7 @@ def test_rows_with_nothing_to_choose_are_reported(row: list[float]) -> None:
     assert is_invalid.tolist() == [False, True]
 
 
+@pytest.mark.usefixtures("_ways")
 def test_choose_equals_its_reference() -> None:
     logits = random_logits(12).round()
     logits[3, 9] = math.nan
@@ -223,6 +233,21 @@ def test_choose_equals_its_reference() -> None:
         processors.choose(logits), processors.choose_reference(logits), strict=True
     ):
         assert torch.equal(mine, expected)
+
+
+@pytest.mark.usefixtures("_ways")
+def test_margins_equal_their_reference() -> None:
+    logits = torch.cat([random_logits(12), random_logits(12).round()])[:, : VOCAB - 3]
+    logits[3, 9] = math.nan
+    logits[4] = NEVER
+    logits[4, 2] = 1.5
+    token_ids = processors.choose(logits)[0]
+    expected = processors.margins_reference(logits.clone(), token_ids)
+    ours = processors.margins(logits, token_ids)
+    # A row that broke has no token, and so no margin.
+    assert torch.equal(ours.isnan(), expected.isnan())
+    assert torch.equal(ours.nan_to_num(7.0), expected.nan_to_num(7.0))
+    assert ours[4] == math.inf
 
 
 @pytest.mark.parametrize("count", [1, 5, VOCAB])
