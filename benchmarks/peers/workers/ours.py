@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,7 +40,9 @@ class Ours:
         if speculates:
             options["draft"] = load.draft or _TOKEN_DRAFTER
         self.versions = {"outdraft": __version__, "torch": torch.__version__}
-        self.settings = dict(options)
+        # Folders are this machine's own; what is in them is told by their names.
+        folders = {name: Path(options[name]).name for name in ("model", "draft") if name in options}
+        self.settings = options | folders
         config = apply_options(EngineConfig(), options)
         models = load_pair(config)
         memory = _cache_bytes(models, config.cache.block_size, load)
