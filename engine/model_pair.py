@@ -123,6 +123,7 @@ def _load(model: ModelConfig, name: str, revision: str | None, device: torch.dev
             allow_pickle=model.allow_pickle,
             load_weights=model.load_weights,
             fuse_projections=model.fuse_projections,
+            quantization=model.quantization,
         )
     check_model(loaded)
     compile_if_asked(model, loaded)
@@ -135,7 +136,11 @@ def _load_shape(
     if revision is not None:
         raise ConfigError(f"revision: {revision!r} is of no hub id; {name} has none.")
     return load_shape(
-        name, dtype=model.dtype, device=device, fuse_projections=model.fuse_projections
+        name,
+        dtype=model.dtype,
+        device=device,
+        fuse_projections=model.fuse_projections,
+        quantization=model.quantization,
     )
 
 

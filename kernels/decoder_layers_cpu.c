@@ -22,9 +22,17 @@ typedef struct {
     const Pass *pass;
     float *projected; /* [num_rows, (num_heads + 2 num_kv_heads) head_dim] */
     void *normed, *query, *attended, *gated;
-    float *scratch; /* of attention, for each member */
+    Rounded rounded; /* what is multiplied with int8 weights */
+    float *scratch;  /* of attention, for each member */
     int64_t scratch_floats;
 } PassWork;
+
+/* One product of its own. */
+typedef struct {
+    const PackedMatrix *matrix;
+    const Product *product;
+    Rounded rounded;
+} ProductWork;
 
 static inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static inline int64_t greatest(int64_t a, int64_t b) { return a > b ? a : b; }

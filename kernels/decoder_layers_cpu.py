@@ -103,7 +103,7 @@ class ModelEnds:
     """What stands in front of the layers and behind them.
 
     Attributes:
-        embedding: [num_tokens, hidden], the weights' dtype, contiguous.
+        embedding: [num_tokens, hidden], the caches' dtype, contiguous.
         norm: [hidden] float32, with the layers' epsilon.
         head: to logits.
         cos: [num_positions, rotary_dim] float32, contiguous.
@@ -149,7 +149,7 @@ class DecoderLayers:
         shape: of all layers.
         weights: of each.
         caches: the key and value cache of each, [num_blocks, block_size, num_kv_heads, head_dim]
-            of the weights' dtype, contiguous.
+            of a dtype that the weights take, contiguous.
         ends: of the model, for `run_model`.
 
     Raises:
@@ -164,10 +164,10 @@ class DecoderLayers:
         ends: ModelEnds | None = None,
     ) -> None:
         first = weights[0]
-        self._dtype = first.down.panels.dtype
+        self._dtype = caches[0][0].dtype
         self._hidden = first.down.outputs
         for own in weights:
-            _check(shape, own, self._hidden)
+            check_weights(shape, own, self._hidden)
         self._weights, self._caches = list(weights), list(caches)  # kept alive
         made = [_layer(own, *pair) for own, pair in zip(weights, caches, strict=True)]
         self._layers = (_Layer * len(made))(*made)
@@ -270,7 +270,12 @@ class DecoderLayers:
             raise MemoryError(f"no memory for {given.num_rows} rows of a pass.")
 
 
-def _check(shape: DecoderShape, weights: LayerWeights, hidden: int) -> None:
+def check_weights(shape: DecoderShape, weights: LayerWeights, hidden: int) -> None:
+    """Check that a layer's weights fit together.
+
+    Raises:
+        ValueError: one does not.
+    """
     queries = shape.num_heads * shape.head_dim
     projected = queries + 2 * shape.num_kv_heads * shape.head_dim
     inner = weights.down.depth

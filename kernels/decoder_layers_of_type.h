@@ -13,15 +13,12 @@ static void OF_TYPE(normalise)(const PassWork *w, const Team *team, int64_t memb
     }
 }
 
-static void OF_TYPE(multiply_share)(const PassWork *w, const Team *team, int64_t member,
-                                    const PackedMatrix *m, const void *rows, void *result,
-                                    int64_t stride, enum Finish finish) {
+static void OF_TYPE(apply)(const PassWork *w, Team *team, int64_t member, const PackedMatrix *m,
+                           const void *rows, void *result, int64_t stride, enum Finish finish) {
     const Pass *p = w->pass;
     int64_t num_rows = p->ends && m == &p->ends->head ? p->num_logits : p->num_rows;
     Product product = {rows, num_rows, m->depth, result, stride, finish};
-    int64_t begin, end;
-    team_share(team, member, num_panels(m), &begin, &end);
-    OF_TYPE(multiply)(m, &product, begin, end);
+    OF_TYPE(multiply_share)(m, &product, &w->rounded, team, member);
 }
 
 /* Queries turned, keys turned and values into their slots. */
@@ -100,29 +97,28 @@ static void OF_TYPE(work)(void *given, Team *team, int64_t member) {
     for (const Layer *l = d->layers; l < d->layers + d->num_layers; l++) {
         OF_TYPE(normalise)(w, team, member, l->input_norm, 0, p->num_rows);
         team_meet(team);
-        OF_TYPE(multiply_share)(w, team, member, &l->projections, w->normed, w->projected, width,
-                                FINISH_FLOAT);
+        OF_TYPE(apply)(w, team, member, &l->projections, w->normed, w->projected, width,
+                       FINISH_FLOAT);
         team_meet(team);
         OF_TYPE(turn)(w, team, member, l);
         team_meet(team);
         OF_TYPE(attend_share)(w, team, member, l);
         team_meet(team);
-        OF_TYPE(multiply_share)(w, team, member, &l->output, w->attended, hidden, d->hidden,
-                                FINISH_ADD);
+        OF_TYPE(apply)(w, team, member, &l->output, w->attended, hidden, d->hidden, FINISH_ADD);
         team_meet(team);
         OF_TYPE(normalise)(w, team, member, l->inner_norm, 0, p->num_rows);
         team_meet(team);
-        OF_TYPE(multiply_share)(w, team, member, &l->gate_and_up, w->normed, w->gated, d->inner,
-                                (enum Finish)d->activation);
+        OF_TYPE(apply)(w, team, member, &l->gate_and_up, w->normed, w->gated, d->inner,
+                       (enum Finish)d->activation);
         team_meet(team);
-        OF_TYPE(multiply_share)(w, team, member, &l->down, w->gated, hidden, d->hidden, FINISH_ADD);
+        OF_TYPE(apply)(w, team, member, &l->down, w->gated, hidden, d->hidden, FINISH_ADD);
         team_meet(team);
     }
     if (!p->ends) return;
     OF_TYPE(normalise)(w, team, member, p->ends->norm, p->logits_rows, p->num_logits);
     team_meet(team);
-    OF_TYPE(multiply_share)(w, team, member, &p->ends->head, w->normed, p->logits,
-                            p->ends->head.outputs, FINISH_FLOAT);
+    OF_TYPE(apply)(w, team, member, &p->ends->head, w->normed, p->logits, p->ends->head.outputs,
+                   FINISH_FLOAT);
 }
 
 /* Run one pass. Nothing was done where it returns 1, as there is no memory for it, or 2, as a token
@@ -142,29 +138,46 @@ int OF_TYPE(run_layers)(const Decoder *d, const Pass *p) {
     int64_t floats = projected + threads * most;
     int64_t lines = greatest(rows, p->ends ? p->num_logits : 0);
     int64_t numbers = lines * d->hidden + rows * (2 * heads + d->inner);
-    float *room = malloc(sizeof(float) * floats + sizeof(TYPE) * numbers);
+    int64_t deepest = greatest(d->hidden, greatest(heads, d->inner)) + 1;
+    float *room = malloc(sizeof(float) * (floats + lines) + sizeof(TYPE) * numbers +
+                         sizeof(int16_t) * lines * deepest);
     if (!room) return 1;
-    TYPE *normed = (TYPE *)(room + floats);
+    TYPE *normed = (TYPE *)(room + floats + lines);
     TYPE *query = normed + lines * d->hidden, *attended = query + rows * heads;
-    PassWork work = {
-        d, p, room, normed, query, attended, attended + rows * heads, room + projected, most};
+    Rounded rounded = {(int16_t *)(normed + numbers), room + floats};
+    PassWork work = {.decoder = d,
+                     .pass = p,
+                     .projected = room,
+                     .normed = normed,
+                     .query = query,
+                     .attended = attended,
+                     .gated = attended + rows * heads,
+                     .rounded = rounded,
+                     .scratch = room + projected,
+                     .scratch_floats = most};
     team_run(OF_TYPE(work), &work, threads);
     free(room);
     return 0;
 }
 
-static void OF_TYPE(multiply_work)(void *given, Team *team, int64_t member) {
-    const PackedMatrix *m = ((const void **)given)[0];
-    int64_t begin, end;
-    team_share(team, member, num_panels(m), &begin, &end);
-    OF_TYPE(multiply)(m, ((const void **)given)[1], begin, end);
+static void OF_TYPE(multiply_alone)(void *given, Team *team, int64_t member) {
+    const ProductWork *w = given;
+    OF_TYPE(multiply_share)(w->matrix, w->product, &w->rounded, team, member);
 }
 
-/* One product of its own. */
-void OF_TYPE(multiply_matrix)(const PackedMatrix *m, const Product *p, int64_t num_threads) {
-    const void *given[] = {m, p};
+/* One product of its own; returns 1, and does nothing, where there is no memory for it. */
+int OF_TYPE(multiply_matrix)(const PackedMatrix *m, const Product *p, int64_t num_threads) {
     int64_t size = m->outputs * m->depth * greatest(p->num_rows, LEAST_ROWS);
-    team_run(OF_TYPE(multiply_work), given, least(num_threads, 1 + size / WORTH_A_MEMBER));
+    ProductWork work = {m, p, {0, 0}};
+    if (m->scales && p->num_rows) {
+        work.rounded.steps =
+            malloc(p->num_rows * (sizeof(float) + sizeof(int16_t) * (m->depth + 1)));
+        if (!work.rounded.steps) return 1;
+        work.rounded.numbers = (int16_t *)(work.rounded.steps + p->num_rows);
+    }
+    team_run(OF_TYPE(multiply_alone), &work, least(num_threads, 1 + size / WORTH_A_MEMBER));
+    free(work.rounded.steps);
+    return 0;
 }
 
 typedef struct {

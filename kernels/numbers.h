@@ -23,6 +23,7 @@ static inline uint16_t to_bf16(float x) {
 
 /* Sixteen numbers at once; no better aligned than one of them. */
 typedef float v16 __attribute__((vector_size(64)));
+typedef int32_t v16_int __attribute__((vector_size(64)));
 
 static inline v16 v16_of_f32(const float *x) {
     v16 value;

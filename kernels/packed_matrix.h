@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "numbers.h"
+#include "team.h"
 
 #define PANEL 32
 #define LANES 16
@@ -30,6 +31,9 @@ typedef struct {
     int64_t outputs, depth;
     /* Whether outputs are two halves of one length, and each panel holds LANES of either. */
     int64_t is_paired;
+    /* As bias: what one step of each output's weights is worth, where these are int8, in steps of
+     * 2; null elsewhere. */
+    const float *scales;
 } PackedMatrix;
 
 enum Finish {
@@ -56,7 +60,6 @@ static inline int64_t num_panels(const PackedMatrix *m) {
 
 /* exp, to about two units in the last place where it is neither 0 nor infinite in float32. */
 static inline v16 v16_exp(v16 x) {
-    typedef int32_t i16 __attribute__((vector_size(64)));
     for (int i = 0; i < LANES; i++) x[i] = x[i] < -87.0f ? -87.0f : x[i] > 88.0f ? 88.0f : x[i];
     v16 whole;
     for (int i = 0; i < LANES; i++) whole[i] = __builtin_nearbyintf(x[i] * 1.44269504f);
@@ -67,7 +70,7 @@ static inline v16 v16_exp(v16 x) {
     sum = sum * rest + 1.6666665459e-1f;
     sum = sum * rest + 5.0000001201e-1f;
     sum = sum * rest * rest + rest + 1.0f;
-    return sum * (v16)((__builtin_convertvector(whole, i16) + 127) << 23);
+    return sum * (v16)((__builtin_convertvector(whole, v16_int) + 127) << 23);
 }
 
 static inline v16 activate(enum Finish finish, v16 x) {
@@ -113,6 +116,21 @@ static inline v16 add_product_bf16(v16 sum, Line_bf16 x, Line_bf16 w) {
     return sum + (v16)(x & 0xffff0000u) * (v16)(w & 0xffff0000u);
 }
 #endif
+
+#include "int8_product.h"
+
+/* What totals of LANES outputs from `place` are worth, with their bias. Never inlined: compilers
+ * would multiply in another order here and there. */
+static __attribute__((noinline)) void scale_totals(const PackedMatrix *m, float step, int64_t place,
+                                                   v16 *totals) {
+    *totals = *totals * v16_of_f32(m->scales + place) * step;
+    if (m->bias) *totals += v16_of_f32(m->bias + place);
+}
+
+/* Panels side by side in a tile: with few rows, one alone would wait for its own sums. */
+static inline int panels_of_tile(const PackedMatrix *m, int64_t num_rows) {
+    return num_rows > 2 ? 1 : m->scales ? MOST_WIDTH : 2;
+}
 
 #define TYPE float
 #define OF_TYPE(name) name##_f32

@@ -93,21 +93,80 @@ static void OF_TYPE(multiply_rows)(const int count, const int width, const Packe
 #undef ROWS
 }
 
-/* A product's outputs of panels [begin, end). */
-static inline void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p, int64_t begin,
-                                     int64_t end) {
+/* Round rows [begin, end), each to 16 bits of its largest number. */
+static void OF_TYPE(round_rows)(const PackedMatrix *m, const Product *p, const Rounded *rounded,
+                                int64_t begin, int64_t end) {
+    int64_t depth = m->depth, stride = depth + depth % 2;
+    for (int64_t row = begin; row < end; row++) {
+        const TYPE *restrict x = (const TYPE *)p->rows + row * p->row_stride;
+        int16_t *restrict numbers = rounded->numbers + row * stride;
+        int32_t most = 0;
+        for (int64_t i = 0; i < depth; i++) {
+            float value = OF_TYPE(of)(x[i]);
+            int32_t bits;
+            memcpy(&bits, &value, sizeof bits);
+            bits &= 0x7fffffff;
+            most = bits > most ? bits : most;
+        }
+        float largest;
+        memcpy(&largest, &most, sizeof largest);
+        int is_finite = most < 0x7f800000;
+        /* A row with an infinite number or none at all makes all of its outputs none. */
+        rounded->steps[row] = is_finite ? largest / LARGEST_ROUNDED : largest - largest;
+        numbers[stride - 1] = 0;
+        if (is_finite && largest >= SMALLEST_ROUNDED) {
+            float steps = LARGEST_ROUNDED / largest;
+            for (int64_t i = 0; i < depth; i++) {
+                float scaled = OF_TYPE(of)(x[i]) * steps;
+                numbers[i] = (int16_t)(int32_t)(scaled + (scaled < 0.0f ? -0.5f : 0.5f));
+            }
+        } else memset(numbers, 0, sizeof *numbers * stride);
+    }
+}
+
+static void OF_TYPE(multiply_int8)(int count, int width, const PackedMatrix *m, const Product *p,
+                                   const Rounded *rounded, int64_t row, int64_t panel) {
+    int64_t pairs = (m->depth + 1) / 2;
+    v16 totals[2 * TILE_ROWS * MOST_WIDTH], *next = totals;
+    sum_int8(count, width, (const int8_t *)m->panels + panel * pairs * 2 * PANEL,
+             rounded->numbers + row * pairs * 2, pairs, totals);
+    for (int r = 0; r < count; r++)
+        for (int w = 0; w < width; w++, next += 2) {
+            for (int i = 0; i < 2; i++)
+                scale_totals(m, rounded->steps[row + r], (panel + w) * PANEL + i * LANES, next + i);
+            OF_TYPE(finish)(m, p, row + r, panel + w, next[0], next[1]);
+        }
+}
+
+/* A product's outputs of panels [begin, end); where weights are int8, of the rows as rounded. */
+static inline void OF_TYPE(multiply)(const PackedMatrix *m, const Product *p,
+                                     const Rounded *rounded, int64_t begin, int64_t end) {
     for (int64_t start = 0; start < p->num_rows; start += BLOCK_ROWS) {
         int64_t stop = start + BLOCK_ROWS < p->num_rows ? start + BLOCK_ROWS : p->num_rows;
-        int width = p->num_rows <= 2 ? 2 : 1;
+        int width = panels_of_tile(m, p->num_rows);
         for (int64_t panel = begin; panel < end; panel += width) {
             if (panel + width > end) width = 1;
             /* Tiles of about one size: one row takes nearly as long as four. */
             int64_t tiles = (stop - start + TILE_ROWS - 1) / TILE_ROWS;
             for (int64_t row = start, left = tiles; left; left--) {
                 int count = (int)((stop - row + left - 1) / left);
-                OF_TYPE(multiply_rows)(count, width, m, p, row, panel);
+                if (m->scales) OF_TYPE(multiply_int8)(count, width, m, p, rounded, row, panel);
+                else OF_TYPE(multiply_rows)(count, width, m, p, row, panel);
                 row += count;
             }
         }
     }
+}
+
+/* A member's panels of a product; before, where weights are int8, its rows are rounded. */
+static void OF_TYPE(multiply_share)(const PackedMatrix *m, const Product *p, const Rounded *rounded,
+                                    Team *team, int64_t member) {
+    int64_t begin, end;
+    if (m->scales) {
+        team_share(team, member, p->num_rows, &begin, &end);
+        OF_TYPE(round_rows)(m, p, rounded, begin, end);
+        team_meet(team);
+    }
+    team_share(team, member, num_panels(m), &begin, &end);
+    OF_TYPE(multiply)(m, p, rounded, begin, end);
 }

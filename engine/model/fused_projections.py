@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.model.int8_weights import Int8Weight, become_int8, let_go_of_weight
 from engine.model.linear import linear
 from engine.model.packed_weights import PackedWeight, can_pack, pack
 
@@ -32,6 +33,13 @@ class _Group:
         self.members = members
         self.input: torch.Tensor | None = None
         self.parts: dict[int, torch.Tensor] = {}
+
+    @property
+    def leading(self) -> _Leading:
+        """The member that computes for all."""
+        first = self.members[0]
+        assert isinstance(first, _Leading), "a group is put together with it first"
+        return first
 
     def take(self, index: int, given: torch.Tensor) -> torch.Tensor | None:
         """Give a member its part of the product of `given`, once; None where there is none."""
@@ -64,7 +72,15 @@ class _Member(nn.Linear):
             [..., out_features]; where it was computed together, its rows are strided.
         """
         part = self.group.take(self.index, input)
-        return linear(input, self.weight, self.bias) if part is None else part
+        return self._alone(input) if part is None else part
+
+    def _alone(self, input: torch.Tensor) -> torch.Tensor:
+        leading = self.group.leading
+        if leading.int8 is not None:
+            product = leading.int8.multiply(input)
+            parts: tuple[torch.Tensor, ...] = product.split(leading.sizes, dim=-1)
+            return parts[self.index]
+        return linear(input, self.weight, self.bias)
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Move or cast; the weights would no longer be views of one tensor, so they part first."""
@@ -76,14 +92,16 @@ class _Leading(_Member):
     """The projection that is called first, and computes for all.
 
     Attributes:
-        fused_weight: [sum of out_features, in_features]; None where it was reordered.
+        fused_weight: [sum of out_features, in_features]; None where it was reordered or rounded.
         packed: the same, reordered for a CPU; None elsewhere.
+        int8: the same, rounded to 8 bits; None elsewhere.
         fused_bias: [sum of out_features], or None.
         sizes: out_features of each member.
     """
 
     fused_weight: torch.Tensor | None
     packed: PackedWeight | None
+    int8: Int8Weight | None
     fused_bias: torch.Tensor | None
     sizes: tuple[int, ...]
 
@@ -103,6 +121,8 @@ class _Leading(_Member):
         return parts[0]
 
     def _multiply(self, input: torch.Tensor) -> torch.Tensor:
+        if self.int8 is not None:
+            return self.int8.multiply(input)
         if self.fused_weight is not None:
             return linear(input, self.fused_weight, self.fused_bias)
         if self.packed is not None and not torch.compiler.is_compiling():
@@ -111,7 +131,7 @@ class _Leading(_Member):
         return torch.cat([linear(input, m.weight, m.bias) for m in members], dim=-1)
 
 
-def fuse(model: nn.Module, *, packs: bool = False) -> int:
+def fuse(model: nn.Module, *, packs: bool = False, quantises: bool = False) -> int:
     """Fuse the plain projections of a model that read the same input, in place.
 
     Quantised, adapted and otherwise special modules stay as they are, and so do those whose weights
@@ -120,6 +140,7 @@ def fuse(model: nn.Module, *, packs: bool = False) -> int:
     Args:
         model: whose projections.
         packs: whether weights are reordered for a CPU.
+        quantises: whether they are rounded to 8 bits instead; the float ones go.
 
     Returns:
         How many groups were fused.
@@ -133,7 +154,7 @@ def fuse(model: nn.Module, *, packs: bool = False) -> int:
             found = [parent._modules.get(name) for name in names]
             members = [module for module in found if type(module) is nn.Linear]
             if len(members) == len(names) and _fit_together(members, owners):
-                _fuse(members, packs=packs)
+                _fuse(members, packs=packs, quantises=quantises)
                 fused += 1
     return fused
 
@@ -171,15 +192,20 @@ def _fit_together(members: list[nn.Linear], owners: Counter[int]) -> bool:
 
 
 @torch.no_grad()
-def _fuse(members: list[nn.Linear], *, packs: bool) -> None:
+def _fuse(members: list[nn.Linear], *, packs: bool, quantises: bool) -> None:
     group = _Group(members)
     sizes = tuple(member.out_features for member in members)
     fused = torch.cat([member.weight for member in members])
     has_bias = members[0].bias is not None
     fused_bias = torch.cat([member.bias for member in members]) if has_bias else None
     is_paired = len(members) == 2 and members[0].out_features == members[1].out_features
-    packed = pack(fused, is_paired=is_paired) if packs and can_pack(fused) else None
-    if packed is None:
+    int8 = Int8Weight.of(fused, fused_bias, is_paired=is_paired) if quantises else None
+    can = int8 is None and packs and can_pack(fused)
+    packed = pack(fused, is_paired=is_paired) if can else None
+    if int8 is not None:
+        for member in members:
+            let_go_of_weight(member)
+    elif packed is None:
         _share(members, fused, fused_bias, sizes)
     for index, member in enumerate(members):
         member.__class__ = _Member if index else _Leading
@@ -187,7 +213,8 @@ def _fuse(members: list[nn.Linear], *, packs: bool) -> None:
         member.group, member.index = group, index
     leading = members[0]
     assert isinstance(leading, _Leading), "its class has just been set"
-    leading.fused_weight, leading.packed = None if packed is not None else fused, packed
+    leading.fused_weight = fused if packed is None and int8 is None else None
+    leading.packed, leading.int8 = packed, int8
     leading.fused_bias, leading.sizes = fused_bias, sizes
     _give_back(fused)
 
@@ -210,10 +237,15 @@ def _share(
 @torch.no_grad()
 def _separate(group: _Group) -> None:
     """Make a group's members plain projections with weights of their own."""
-    for member in group.members:
-        for name in ("group", "index", "fused_weight", "packed", "fused_bias", "sizes"):
+    int8, sizes, end = group.leading.int8, group.leading.sizes, 0
+    for member, size in zip(group.members, sizes, strict=True):
+        for name in ("group", "index", "fused_weight", "packed", "int8", "fused_bias", "sizes"):
             vars(member).pop(name, None)
+        member._modules.pop("int8", None)
         member.__class__ = nn.Linear
+        end += size
+        if int8 is not None:
+            become_int8(member, int8.outputs(end - size, end, member.bias))
         for name, weight in list(member.named_parameters()):
             setattr(member, name, nn.Parameter(weight.clone(), weight.requires_grad))
     group.input, group.parts = None, {}

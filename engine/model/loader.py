@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from engine.config import INT8, NONE
 from engine.errors import ModelLoadError, ModelNotSupportedError, OutOfMemoryError
 from engine.kv_cache.storage import LayerKVSpec
 from engine.model import fused_projections
@@ -36,6 +37,7 @@ from engine.model.attention import (
     use_attention_context,
 )
 from engine.model.experts import choose_experts
+from engine.model.int8_weights import check_int8, check_layers, leave_files, use_int8_linear
 from engine.model.linear import use_few_rows_linear
 from engine.model.packed_weights import has_memory_for
 from engine.model.random_weights import random_model
@@ -98,6 +100,7 @@ def load_model(
     allow_pickle: bool = False,
     load_weights: bool = True,
     fuse_projections: bool = True,
+    quantization: str = NONE,
 ) -> LoadedModel:
     """Load a causal language model by hub id or from a local folder.
 
@@ -110,8 +113,10 @@ def load_model(
         allow_pickle: also read weights that are no safetensors; pickles can run code.
         load_weights: false = random weights at the checkpoint's shapes.
         fuse_projections: see `from_model`.
+        quantization: see `from_model`.
 
     Raises:
+        ConfigError: the quantization cannot be honoured here.
         ModelLoadError: the checkpoint cannot be found or read.
         ModelNotSupportedError: the architecture cannot be served.
         OutOfMemoryError: the weights do not fit on the device.
@@ -124,6 +129,8 @@ def load_model(
     _check_config(config, name)
     _check_is_causal_lm(config, name)
     wanted = dtype_to_load(dtype, device)
+    if quantization == INT8:
+        check_int8(device, wanted)
     try:
         if load_weights:
             files = {"use_safetensors": None if allow_pickle else True}
@@ -139,11 +146,17 @@ def load_model(
         ) from error
     except _LOADING_ERRORS as error:
         raise ModelLoadError(_describe_failure(name, error, allow_pickle)) from error
-    return from_model(model, name=name, fuse_projections=fuse_projections)
+    return from_model(
+        model, name=name, fuse_projections=fuse_projections, quantization=quantization
+    )
 
 
 def from_model(
-    model: PreTrainedModel, *, name: str | None = None, fuse_projections: bool = True
+    model: PreTrainedModel,
+    *,
+    name: str | None = None,
+    fuse_projections: bool = True,
+    quantization: str = NONE,
 ) -> LoadedModel:
     """Make a transformers model that is already in memory ready for `forward_packed`.
 
@@ -154,8 +167,10 @@ def from_model(
         model: the model.
         name: what it is called; None = as it calls itself.
         fuse_projections: compute projections that read the same input as one product.
+        quantization: `int8` = linear layers hold int8 weights and let go of their float ones.
 
     Raises:
+        ConfigError: the quantization cannot be honoured here.
         ModelNotSupportedError: the architecture cannot be served.
     """
     architecture = type(model).__name__
@@ -164,10 +179,7 @@ def from_model(
     choose_experts(model)
     text_config = model.config.get_text_config(decoder=True)
     max_model_len = _max_model_len(text_config, architecture)
-    packs = model.device.type == "cpu" and has_memory_for(model)
-    if fuse_projections:
-        fused_projections.fuse(model, packs=packs)
-    use_few_rows_linear(model, packs=packs)
+    _choose_linear(model, fuse_projections=fuse_projections, quantization=quantization)
     calls, vocab_size = watch_attention(model, architecture)
     fused_projections.separate_unshared(model)
     _check_layers(calls, text_config, architecture)
@@ -190,6 +202,21 @@ def from_model(
         keeps_logits="logits_to_keep" in inspect.signature(model.forward).parameters,
         attention_kinds=[_kind_of(call) for call in calls],
     )
+
+
+def _choose_linear(model: PreTrainedModel, *, fuse_projections: bool, quantization: str) -> None:
+    """Choose how linear layers multiply: one by one or together, with which weights."""
+    is_int8 = quantization == INT8
+    if is_int8:
+        check_int8(model.device, model.dtype)
+        check_layers(model)
+    packs = not is_int8 and model.device.type == "cpu" and has_memory_for(model)
+    if fuse_projections:
+        fused_projections.fuse(model, packs=packs, quantises=is_int8)
+    if is_int8:
+        use_int8_linear(model)
+        leave_files(model)
+    use_few_rows_linear(model, packs=packs)
 
 
 def _with_weights(

@@ -32,6 +32,7 @@ from kernels.decoder_layers_cpu import (
     DecoderShape,
     LayerWeights,
     ModelEnds,
+    check_weights,
 )
 from kernels.packed_matrix import PackedMatrix, serves
 from kernels.paged_attention_cpu import FewRows
@@ -271,11 +272,12 @@ def _recognise(loaded: LoadedModel) -> NativeLayers:
     shapes = {_shape(layer, call) for layer, call in zip(layers, calls, strict=True)}
     if len(shapes) != 1:
         raise _OtherKindError("layers of different shapes")
+    shape = shapes.pop()
     return NativeLayers(
         layers=layers,
         indices=list(range(len(layers))),
-        shape=shapes.pop(),
-        weights=[_weights(layer, call) for layer, call in zip(layers, calls, strict=True)],
+        shape=shape,
+        weights=[_weights(layer, call, shape) for layer, call in zip(layers, calls, strict=True)],
         dtype=loaded.dtype,
     )
 
@@ -312,11 +314,11 @@ def _shape(layer: nn.Module, call: AttentionCall) -> DecoderShape:
     )
 
 
-def _weights(layer: nn.Module, call: AttentionCall) -> LayerWeights:
+def _weights(layer: nn.Module, call: AttentionCall, shape: DecoderShape) -> LayerWeights:
     attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
     has_head_norms = set(attention._modules) >= _HEAD_NORMS
     try:
-        return LayerWeights(
+        weights = LayerWeights(
             input_norm=_norm(layer, "input_layernorm").factors(),
             inner_norm=_norm(layer, "post_attention_layernorm").factors(),
             query_norm=_norm(attention, "q_norm").factors() if has_head_norms else None,
@@ -327,8 +329,10 @@ def _weights(layer: nn.Module, call: AttentionCall) -> LayerWeights:
             down=_matrix(mlp, "down_proj"),
             window=call.sliding_window,
         )
+        check_weights(shape, weights, weights.down.outputs)
     except ValueError as error:
         raise _OtherKindError(str(error)) from error
+    return weights
 
 
 def _norm(parent: nn.Module, name: str) -> FusedNorm:

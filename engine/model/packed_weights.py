@@ -16,6 +16,7 @@ import psutil
 import torch
 from torch import nn
 
+from engine.model.int8_weights import Int8Weight
 from kernels import packed_matrix
 from kernels.packed_matrix import PackedMatrix, multiply_packed, pack_matrix
 
@@ -83,6 +84,9 @@ def packed_matrix_of(module: nn.Module) -> PackedMatrix | None:
     Args:
         module: a layer; the first of a fused group stands for the group.
     """
+    int8 = getattr(module, "int8", None)
+    if isinstance(int8, Int8Weight):
+        return int8.order
     packed = getattr(module, "packed", None)
     if not isinstance(packed, PackedWeight) or not isinstance(packed.order, PackedMatrix):
         return None

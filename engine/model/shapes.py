@@ -14,9 +14,10 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 
-from engine.config import SHAPE_PREFIX
+from engine.config import INT8, NONE, SHAPE_PREFIX
 from engine.config_files import MODEL_CONFIGS, read_yaml, suggest
 from engine.errors import ConfigError, OutOfMemoryError
+from engine.model.int8_weights import check_int8
 from engine.model.loader import LoadedModel, dtype_to_load, from_model
 from engine.model.random_weights import random_model
 
@@ -76,6 +77,7 @@ def load_shape(
     fields: Mapping[str, Any] | None = None,
     seed: int = 0,
     fuse_projections: bool = True,
+    quantization: str = NONE,
 ) -> LoadedModel:
     """Make a model of a shape with random weights, right on the device.
 
@@ -87,22 +89,29 @@ def load_shape(
         fields: configuration fields that win over the file's.
         seed: of the weights.
         fuse_projections: see `engine.model.loader.from_model`.
+        quantization: see `engine.model.loader.from_model`.
 
     Raises:
-        ConfigError: there is no such shape, or a field is unknown or cannot be honoured.
+        ConfigError: there is no such shape, or a field is unknown or cannot be honoured; or the
+            quantization cannot.
         ModelNotSupportedError: the architecture cannot be served.
         OutOfMemoryError: the weights do not fit on the device.
     """
     config = shape_config(name_or_path, layers=layers, fields=fields)
+    wanted = dtype_to_load(dtype, device)
+    if quantization == INT8:
+        check_int8(device, wanted)
     try:
-        model = random_model(config, dtype=dtype_to_load(dtype, device), device=device, seed=seed)
+        model = random_model(config, dtype=wanted, device=device, seed=seed)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{name_or_path}: its weights do not fit on {device}: {error}; "
             "take a smaller shape, fewer layers or a smaller dtype."
         ) from error
     name = SHAPE_PREFIX + str(name_or_path).removeprefix(SHAPE_PREFIX)
-    return from_model(model, name=name, fuse_projections=fuse_projections)
+    return from_model(
+        model, name=name, fuse_projections=fuse_projections, quantization=quantization
+    )
 
 
 def _find(name: str) -> Path:

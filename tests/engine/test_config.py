@@ -132,3 +132,10 @@ def test_other_sizes_are_refused(text: str) -> None:
 def test_sizes_must_exceed_zero(text: str) -> None:
     with pytest.raises(ConfigError, match="must exceed 0"):
         parse_bytes("kv_cache_memory", text)
+
+
+def test_tokens_of_a_step_follow_the_device_unless_they_are_given() -> None:
+    assert EngineConfig().on_device("cpu").scheduler.step_tokens == 512
+    assert EngineConfig().on_device("cuda").scheduler.step_tokens == 2048
+    given = EngineConfig(scheduler=SchedulerConfig(max_num_batched_tokens=7))
+    assert given.on_device("cpu") == given

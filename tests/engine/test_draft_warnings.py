@@ -193,7 +193,7 @@ def test_the_engine_tells_of_a_draft_that_it_gave_up(monkeypatch: pytest.MonkeyP
 
 def test_layers_of_the_target_have_no_memory_to_save() -> None:
     pair = ModelPair(from_model(tiny_llama()), kept_layers=(0, 1))
-    config = apply_options(EngineConfig(), {"draft": "layer-skip"})
+    config = apply_options(EngineConfig(), {"draft": "layer-skip"}).on_device("cpu")
     (line,) = warn_of_drafts(config, pair, 512, costs(10.0, 10.0))
     assert line == (
         "draft_not_used draft=layer-skip reason=too_slow best_speedup=1.00 "

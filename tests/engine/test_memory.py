@@ -27,7 +27,8 @@ PASS_BYTES = 3_000_000
 
 def settings(**options: Any) -> EngineConfig:
     """Make settings for a few requests."""
-    return apply_options(EngineConfig(), {"max_num_seqs": 4, "block_size": 4, **options})
+    config = apply_options(EngineConfig(), {"max_num_seqs": 4, "block_size": 4, **options})
+    return config.on_device("cuda")
 
 
 def as_if_on_gpu(vocab: int = VOCAB) -> LoadedModel:

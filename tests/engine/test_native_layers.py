@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from engine.config import ModelConfig
+from engine.config import INT8, NONE, ModelConfig
 from engine.kv_cache.storage import KVCacheStorage
 from engine.model import native_layers
 from engine.model.forward import forward_packed
@@ -30,8 +30,8 @@ LAYERS = {"llama", "mistral", "qwen2", "qwen3"}
 ENDS = LAYERS
 
 
-def native(model: PreTrainedModel) -> LoadedModel:
-    loaded = from_model(model)
+def native(model: PreTrainedModel, *, quantization: str = NONE) -> LoadedModel:
+    loaded = from_model(model, quantization=quantization)
     fuse_norms(loaded.model)
     use_native_layers(loaded)
     return loaded
@@ -69,12 +69,17 @@ def test_words_stay_the_same(family: str) -> None:
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("family", sorted(LAYERS))
 @pytest.mark.parametrize("has_ends", [True, False])
-def test_logits_are_the_models_own(family: str, has_ends: bool) -> None:
-    loaded, plain = native(build_family(family)), from_model(build_family(family))
+@pytest.mark.parametrize(("quantization", "bound"), [(NONE, 2e-4), (INT8, 2e-3)])
+def test_logits_are_the_models_own(
+    family: str, has_ends: bool, quantization: str, bound: float
+) -> None:
+    loaded = native(build_family(family), quantization=quantization)
+    plain = from_model(build_family(family), quantization=quantization)
+    assert layers_of(loaded).ends is not None
     if not has_ends:
         layers_of(loaded).ends = None
     for ours, own in zip(chunked_logits(loaded), chunked_logits(plain), strict=True):
-        torch.testing.assert_close(ours, own, atol=2e-4, rtol=2e-4)
+        torch.testing.assert_close(ours, own, atol=bound, rtol=bound)
 
 
 @pytest.mark.parametrize("family", sorted(LAYERS))
@@ -87,22 +92,28 @@ def test_bfloat16_rounds_no_worse_than_the_models_own_layers(family: str) -> Non
     assert distance(chunked_logits(loaded), exact) <= 1.2 * distance(own, exact)
 
 
-def test_speculation_and_plain_decoding_give_the_same_words() -> None:
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("quantization", [NONE, INT8])
+def test_speculation_and_plain_decoding_give_the_same_words(quantization: str) -> None:
     prompts, settings = random_prompts(6), [greedy(20), seeded(20)] * 3
-    plain = generate(make_core(native(tiny_llama())), prompts, settings)
-    drafted = make_core(native(tiny_llama()), native(tiny_llama(1)), speculation=4)
-    assert generate(drafted, prompts, settings) == plain
-    assert plain == generate(make_core(from_model(tiny_llama())), prompts, settings)
+    target, draft = (native(tiny_llama(seed), quantization=quantization) for seed in (0, 1))
+    assert (layers_of(target).weights[0].down.scales is not None) == (quantization == INT8)
+    plain = generate(make_core(target), prompts, settings)
+    assert generate(make_core(target, draft, speculation=4), prompts, settings) == plain
+    if quantization == NONE:
+        assert plain == generate(make_core(from_model(tiny_llama())), prompts, settings)
 
 
-def test_some_layers_of_a_model_run_alone() -> None:
-    loaded, plain = native(tiny_llama(layers=4)), from_model(tiny_llama(layers=4))
+@pytest.mark.parametrize(("quantization", "bound"), [(NONE, 2e-4), (INT8, 2e-3)])
+def test_some_layers_of_a_model_run_alone(quantization: str, bound: float) -> None:
+    loaded = native(tiny_llama(layers=4), quantization=quantization)
+    plain = from_model(tiny_llama(layers=4), quantization=quantization)
     for kept in ([0, 2], [1], [0, 1, 2, 3]):
         ours = subset_of(loaded, kept)
         assert layers_of(ours).indices == kept
         expected = chunked_logits(subset_of(plain, kept))
         for left, right in zip(chunked_logits(ours), expected, strict=True):
-            torch.testing.assert_close(left, right, atol=2e-4, rtol=2e-4)
+            torch.testing.assert_close(left, right, atol=bound, rtol=bound)
     nothing = subset_of(loaded, [])
     assert nothing.native is None
 
@@ -167,6 +178,14 @@ def test_a_model_with_other_ends_keeps_them() -> None:
     model.model.embed_tokens.register_forward_hook(lambda _, __, hidden: hidden * 2.0)
     loaded = native(model)
     assert layers_of(loaded).ends is None
+
+
+@pytest.mark.parametrize("quantization", [NONE, INT8])
+def test_projections_that_are_not_fused_are_left_alone(quantization: str) -> None:
+    loaded = from_model(tiny_llama(), fuse_projections=False, quantization=quantization)
+    fuse_norms(loaded.model)
+    assert not use_native_layers(loaded)
+    assert loaded.native is None
 
 
 @pytest.mark.parametrize("is_wanted", [True, False])
