@@ -51,7 +51,7 @@ static inline float exp_below_zero(float x) {
 /* Entries of a KV head for which packing its keys pays. */
 #define MANY_ENTRIES 48
 /* Of these, so many at once: their scores stay in a core's cache. */
-#define BLOCK_ENTRIES 128
+#define BLOCK_ENTRIES 96
 /* Entries, (row, head) pairs that read the same keys, for which a key or value is read once. */
 #define TILE 4
 

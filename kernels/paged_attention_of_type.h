@@ -122,20 +122,26 @@ static void OF_TYPE(attend_packed)(const AttendedRequest *r, int64_t begin, int6
     const AttentionCall *c = r->call;
     int64_t dim = c->head_dim, value_dim = c->value_dim, number = end - begin;
     OF_TYPE(pack_chunk)(r, begin, end);
-    PackedMatrix keys = {.panels = r->keys, .outputs = number, .depth = dim};
-    PackedMatrix values = {.panels = r->values, .outputs = value_dim, .depth = number};
     for (int64_t start = 0, stop; start < r->count; start = stop) {
         stop = start + BLOCK_ENTRIES < r->count ? start + BLOCK_ENTRIES : r->count;
-        if (r->visible[row_of(r, stop - 1)] <= begin) continue;
-        if (first_key(c, r->visible[row_of(r, start)]) >= end) continue;
+        /* Keys that any of these entries sees. */
+        int64_t seen = r->visible[row_of(r, stop - 1)] - begin;
+        seen = seen < number ? seen : number;
+        if (seen <= 0 || first_key(c, r->visible[row_of(r, start)]) >= end) continue;
+        PackedMatrix keys = {.panels = r->keys, .outputs = seen, .depth = dim};
         Product scores = {
             r->query + start * dim, stop - start, dim, r->scores, CHUNK, FINISH_FLOAT};
         multiply_f32(&keys, &scores, 0, 0, num_panels(&keys));
         for (int64_t entry = start; entry < stop; entry++)
-            weigh(r, entry, r->scores + (entry - start) * CHUNK, begin, end);
-        Product sums = {r->scores, stop - start, CHUNK, r->sum + start * value_dim,
-                        value_dim, FINISH_ADD};
-        multiply_f32(&values, &sums, 0, 0, num_panels(&values));
+            weigh(r, entry, r->scores + (entry - start) * CHUNK, begin, begin + seen);
+        for (int64_t d = 0; d < value_dim; d += PANEL) {
+            int64_t width = value_dim - d < PANEL ? value_dim - d : PANEL;
+            PackedMatrix values = {
+                .panels = r->values + d * number, .outputs = width, .depth = seen};
+            Product sums = {r->scores, stop - start, CHUNK, r->sum + start * value_dim + d,
+                            value_dim, FINISH_ADD};
+            multiply_f32(&values, &sums, 0, 0, 1);
+        }
     }
 }
 

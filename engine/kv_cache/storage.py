@@ -6,14 +6,14 @@ Knows shapes and bytes; who owns which block is the manager's business. Block 0 
 from __future__ import annotations
 
 import math
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-# Vector instructions read whole cache lines.
-_ALIGNMENT = 64
+# Memory of this process alone, where systems tell.
+_PRIVATE = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
     size = math.prod(shape) * dtype.itemsize
-    raw = np.zeros(size + _ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return torch.from_numpy(raw[start : start + size]).view(dtype).view(shape)
+    # Not by numpy, which asks for huge pages: finding one can take the system milliseconds, and
+    # that in the middle of a prompt.
+    memory = mmap.mmap(-1, size, **_PRIVATE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
