@@ -28,23 +28,38 @@ typedef struct {
     float scaling, softcap; /* 0 = none */
 } AttentionCall;
 
-/* exp for x <= 0, to about two units in the last place; what is not a number stays none. */
-static inline float exp_below_zero(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float whole = nearbyintf(x * 1.44269504f);
-    float rest = x - whole * 0.693359375f;
-    rest = rest + whole * 2.12194440e-4f;
-    float sum = 1.9875691500e-4f;
-    sum = sum * rest + 1.3981999507e-3f;
-    sum = sum * rest + 8.3334519073e-3f;
-    sum = sum * rest + 4.1665795894e-2f;
-    sum = sum * rest + 1.6666665459e-1f;
-    sum = sum * rest + 5.0000001201e-1f;
-    sum = sum * rest * rest + rest + 1.0f;
-    int32_t bits = ((int32_t)whole + 127) << 23;
-    float power;
-    memcpy(&power, &bits, sizeof power);
-    return sum * power;
+static inline float exp_of(float x) {
+    v16 all = v16_exp((v16){} + x);
+    return all[0];
+}
+
+/* The greatest of some scores and `most`; what is not a number is passed by. */
+static inline float greatest_score(const float *x, int64_t size, float most) {
+    typedef int32_t i16 __attribute__((vector_size(64)));
+    v16 all = (v16){} + most;
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        v16 here = v16_of_f32(x + i);
+        i16 is_more = here > all;
+        all = (v16)((is_more & (i16)here) | (~is_more & (i16)all));
+    }
+    for (int lane = 0; lane < LANES; lane++) most = all[lane] > most ? all[lane] : most;
+    for (; i < size; i++) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+/* Turn scores into exp(score - most), and give their sum. */
+static inline float weigh_scores(float *x, int64_t size, float most) {
+    v16 sum = {};
+    int64_t i = 0;
+    for (; i + LANES <= size; i += LANES) {
+        v16 weight = v16_exp(v16_of_f32(x + i) - most);
+        v16_to_f32(x + i, weight);
+        sum += weight;
+    }
+    float total = total_of(sum);
+    for (; i < size; i++) total += x[i] = exp_of(x[i] - most);
+    return total;
 }
 
 #define CHUNK 256
@@ -89,15 +104,11 @@ static void weigh(const AttendedRequest *r, int64_t entry, float *scores, int64_
     if (c->softcap > 0.0f)
         for (int64_t i = first; i < last; i++)
             scores[i] = c->softcap * tanhf(scores[i] / c->softcap);
-    float most = r->most[entry], total = 0.0f;
-    for (int64_t i = first; i < last; i++) most = scores[i] > most ? scores[i] : most;
-    for (int64_t i = first; i < last; i++) {
-        scores[i] = exp_below_zero(scores[i] - most);
-        total += scores[i];
-    }
+    float most = greatest_score(scores + first, last - first, r->most[entry]);
+    float total = weigh_scores(scores + first, last - first, most);
     for (int64_t i = 0; i < first; i++) scores[i] = 0.0f;
     for (int64_t i = last; i < size; i++) scores[i] = 0.0f;
-    float share = exp_below_zero(r->most[entry] - most);
+    float share = exp_of(r->most[entry] - most);
     if (share != 1.0f)
         for (int64_t d = 0; d < c->value_dim; d++) sum[d] *= share;
     r->total[entry] = r->total[entry] * share + total;
