@@ -115,7 +115,7 @@ class DecodeBench:
 
     def measure(self, concurrency: int, context: int, temperature: float = 0.0) -> Steps:
         """Time decode steps of so many requests, behind prompts of `context` tokens."""
-        params = SamplingParams(temperature=temperature, seed=0, ignore_eos=True)
+        params = SamplingParams(temperature=temperature, seed=0, ignore_eos=True, max_tokens=None)
         requests = [self._request(place, context, params) for place in range(concurrency)]
         for request in requests:
             self._core.add_request(request)
@@ -127,6 +127,7 @@ class DecodeBench:
         with timed(PLACES) as seconds:
             for _ in range(self._num_steps):
                 self._step(steps, seconds)
+        assert not any(request.is_finished for request in requests), "every step decoded all"
         steps.parts_s = dict(seconds)
         num_tokens = sum(request.num_tokens for request in requests)
         steps.context = num_tokens / concurrency - self._num_steps / 2
