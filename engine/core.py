@@ -324,7 +324,9 @@ class EngineCore:
 
     def _update(self, scheduled: SchedulerOutput, output: ModelOutput) -> list[RequestDelta]:
         deltas = self.scheduler.update(scheduled, output)
-        self._forget([d.request_id for d in deltas if d.finish_reason is not None])
+        ended = [delta.request_id for delta in deltas if delta.finish_reason is not None]
+        if ended:
+            self._forget(ended)
         return deltas
 
     def _make_loop(self, models: ModelPair, draft: ModelRunner | None) -> DecodeLoop | None:

@@ -130,9 +130,10 @@ class Scheduler:
         """Choose what the next step computes, now that nothing is under way."""
         for request in self._running:
             request.num_in_flight_tokens = 0
-        step = StepInMaking(self.limit.num_tokens)
+        step = StepInMaking(self.limit.num_tokens, draft_rests=self._draft_rests)
         self._decode_running(step)
         self._draft_running(step)
+        step.draft_rests = self._draft_rests
         self._prefill_running(step)
         self._admit_waiting(step)
         return self._start(step)
@@ -157,7 +158,7 @@ class Scheduler:
         newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
         if self._outbox or self.limit.is_tight or not all(map(can_join, newcomers)):
             return None
-        step = StepInMaking(self.limit.num_tokens)
+        step = StepInMaking(self.limit.num_tokens, draft_rests=self._draft_rests)
         before = {share.request.request_id: share for share in under_way.scheduled}
         if not self._decode_ahead(step, before) or not self._draft_ahead(step, before):
             return None
@@ -358,7 +359,7 @@ class Scheduler:
         return True
 
     def _prefill(self, request: Request, step: StepInMaking) -> None:
-        lag = 0 if self._draft_rests else self._draft_lag(request)
+        lag = 0 if step.draft_rests else self._draft_lag(request)
         num_catch_up_tokens = step.take(min(lag, step.budget - 1))
         self._give(request, step, num_catch_up_tokens)
 
@@ -383,7 +384,7 @@ class Scheduler:
             num_catch_up_tokens=num_catch_up_tokens,
             block_ids=self.kv.block_ids(request),
             wants_prompt_logprobs=wants_prompt_logprobs,
-            draft_rests=self._draft_rests,
+            draft_rests=step.draft_rests,
             is_ahead=is_ahead,
             start=start,
         )

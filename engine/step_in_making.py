@@ -16,11 +16,13 @@ class StepInMaking:
         budget: tokens that may still be given out.
         shares: what was given, by request id.
         preempted: requests that lost their blocks.
+        draft_rests: whether the draft leaves for later what is given out now.
     """
 
     budget: int
     shares: dict[str, ScheduledRequest] = field(default_factory=dict)
     preempted: list[Request] = field(default_factory=list)
+    draft_rests: bool = False
 
     def take(self, num_tokens: int) -> int:
         """Spend as much of the budget as is there; returns how much."""
