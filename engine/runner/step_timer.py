@@ -70,7 +70,7 @@ class Timing:
 
 def time_runners(target: ModelRunner, draft: ModelRunner | None) -> Timing:
     """Time passes that are waited for."""
-    time_draft = None if draft is None else partial(_time_pass, draft)
+    time_draft = None if draft is None else partial(_time_chain_pass, draft)
     # Where all of a model is one call, no request is padded to another's length.
     pads_rows = target.loaded.native is None
     return Timing(partial(_time_pass, target), time_draft, pads_rows=pads_rows)
@@ -267,6 +267,18 @@ def _time_pass(runner: ModelRunner, num_rows: Sequence[int]) -> float:
     started = time.perf_counter()
     runner.execute(spans)
     _wait_for(runner.loaded.device)
+    return time.perf_counter() - started
+
+
+@torch.inference_mode()
+def _time_chain_pass(runner: ModelRunner, num_rows: Sequence[int]) -> float:
+    """Time a pass behind the first of a chain, of one row for each request."""
+    passes = runner.chain_passes(list(_spans(runner, num_rows)), 1)
+    if passes is None:
+        return _time_pass(runner, num_rows)
+    token_ids = torch.zeros(len(num_rows), dtype=torch.int64)
+    started = time.perf_counter()
+    passes.run(token_ids)
     return time.perf_counter() - started
 
 
