@@ -66,6 +66,7 @@ def make_requests(
     info: ModelInfo,
     priority: int = 0,
     cache_salt: str = "",
+    external_id: str = "",
 ) -> list[Request]:
     """Check one prompt against the model's limits and make one request per choice.
 
@@ -81,6 +82,7 @@ def make_requests(
         info: the limits of the model that is served.
         priority: lower is served first.
         cache_salt: requests with different salts share no cached prefix.
+        external_id: see `Request`.
 
     Raises:
         ContextLengthExceededError: the prompt, or prompt and answer, exceed the context.
@@ -107,6 +109,7 @@ def make_requests(
             arrival_time=time.monotonic(),
             max_total_tokens=len(prompt) + max_tokens,
             cache_salt=cache_salt,
+            external_id=external_id,
         )
         for choice_index in range(params.n)
     ]

@@ -21,6 +21,25 @@ class DrafterSeconds:
 
 
 @dataclass(slots=True)
+class Distribution:
+    """How often something had which size.
+
+    Attributes:
+        counts: of sizes up to 1, 2, 4, 8 and so on, each without those before; the last of any
+            larger one.
+        total: all sizes together.
+    """
+
+    counts: list[int]
+    total: int = 0
+
+    def observe(self, size: int) -> None:
+        """Count one of at least 1."""
+        self.counts[min((size - 1).bit_length(), len(self.counts) - 1)] += 1
+        self.total += size
+
+
+@dataclass(slots=True)
 class EngineStats:
     """A snapshot of the engine; counters only ever grow.
 
@@ -29,6 +48,8 @@ class EngineStats:
         num_waiting: requests in the queue.
         kv_cache_usage: share of KV cache blocks in use, 0 to 1.
         num_steps: steps that ran the target.
+        step_requests: how many requests each of them computed.
+        step_tokens: and how many tokens, drafts included.
         num_prompt_tokens: prompt tokens of admitted requests.
         num_prefix_query_tokens: prompt tokens looked up in the prefix cache.
         num_prefix_hit_tokens: of those, found.
@@ -54,6 +75,8 @@ class EngineStats:
     num_waiting: int = 0
     kv_cache_usage: float = 0.0
     num_steps: int = 0
+    step_requests: Distribution = field(default_factory=lambda: Distribution([0] * 12))
+    step_tokens: Distribution = field(default_factory=lambda: Distribution([0] * 16))
     num_prompt_tokens: int = 0
     num_prefix_query_tokens: int = 0
     num_prefix_hit_tokens: int = 0

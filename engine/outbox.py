@@ -46,6 +46,8 @@ class Outbox:
             delta.logprobs = outcome.logprobs[: len(taken)]
         if prompt_logprobs:
             delta.prompt_logprobs = prompt_logprobs
+        if taken and share.request.num_output_tokens == len(taken):
+            delta.scheduled_time = share.request.scheduled_time
         if outcome.num_draft_tokens:
             delta.num_draft_tokens = outcome.num_draft_tokens
             delta.num_accepted_tokens = min(outcome.num_accepted_tokens, len(taken))

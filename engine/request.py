@@ -210,11 +210,13 @@ class Request:
         arrival_time: seconds on the monotonic clock.
         max_total_tokens: prompt and answer together at most; set at the door.
         cache_salt: requests with different salts share no cached blocks.
+        external_id: what the caller knows it by, for logs; need not be unique.
         token_ids: prompt and answer so far.
         num_computed_tokens: leading tokens whose target keys and values are in the cache.
         num_draft_computed_tokens: the same for the draft; it may lag behind.
         num_in_flight_tokens: tokens that steps which are under way may add at most.
         num_cached_tokens: prompt tokens found in the prefix cache at first admission.
+        scheduled_time: when that was, in seconds on the monotonic clock.
         num_preemptions: how often the request lost its blocks.
         num_prompt_logprobs: log probabilities of prompt tokens that were told.
     """
@@ -228,12 +230,14 @@ class Request:
     arrival_time: float = 0.0
     max_total_tokens: int = 2**31 - 1
     cache_salt: str = ""
+    external_id: str = ""
     status: RequestStatus = RequestStatus.WAITING
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
     num_draft_computed_tokens: int = 0
     num_in_flight_tokens: int = 0
     num_cached_tokens: int | None = None
+    scheduled_time: float | None = None
     num_preemptions: int = 0
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -340,6 +344,8 @@ class RequestDelta:
         finish_reason: set once, on the last delta.
         stop_reason: the stop token id that ended the answer, if one did.
         num_cached_tokens: prompt tokens found in the prefix cache.
+        scheduled_time: when the request first left the queue, in seconds on the monotonic clock;
+            told with the first token.
         num_draft_tokens: draft tokens that the step verified.
         num_accepted_tokens: of those, accepted; they come first among the new tokens.
         drafter: who drafted them; None where nobody did.
@@ -355,6 +361,7 @@ class RequestDelta:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     num_cached_tokens: int = 0
+    scheduled_time: float | None = None
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     drafter: str | None = None

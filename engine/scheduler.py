@@ -38,7 +38,7 @@ class Scheduler:
             which may lag behind and are caught up under the token budget.
         max_model_len: tokens that the target can hold per request.
         draft_max_len: tokens that the draft can hold per request; None = no limit.
-        clock: seconds, monotonic; stamps requests that carry no arrival time.
+        clock: seconds, monotonic; stamps requests that carry no arrival time, and their start.
         on_start: hears who is computed by each step that begins, and by one that still runs.
 
     Attributes:
@@ -350,6 +350,7 @@ class Scheduler:
             self._preempt(victim, step)
         if request.num_cached_tokens is None:
             request.num_cached_tokens = num_cached_tokens
+            request.scheduled_time = self._clock()
         request.num_computed_tokens = num_cached_tokens
         num_drafted = self.kv.num_draft_cached_tokens(request)
         request.num_draft_computed_tokens = min(num_drafted, self._draft_max_len)

@@ -162,8 +162,10 @@ class StepLedger:
 
 
 def count_step(stats: EngineStats, scheduled: SchedulerOutput, output: ModelOutput) -> None:
-    """Count what a step drafted and emitted, in all and by drafter."""
+    """Count how much a step computed, and what it drafted and emitted, in all and by drafter."""
+    num_tokens = 0
     for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
+        num_tokens += share.num_tokens + outcome.num_draft_tokens
         if outcome.sampled:
             stats.speculation.observe(
                 outcome.num_draft_tokens,
@@ -171,3 +173,5 @@ def count_step(stats: EngineStats, scheduled: SchedulerOutput, output: ModelOutp
                 len(outcome.sampled),
                 share.drafter,
             )
+    stats.step_requests.observe(len(scheduled.scheduled))
+    stats.step_tokens.observe(num_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
+from server.access_log import CallMiddleware
 from server.admission import QueueLimits, open_door
 from server.auth import AuthMiddleware
 from server.config import ServerConfig
@@ -53,6 +54,8 @@ def create_app(
         title="Outdraft",
         description="OpenAI-style text generation with speculative decoding.",
         redirect_slashes=False,
+        # Traces are `server.otlp`'s; FastAPI's own would tell every call twice.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.served = served
     app.state.config = config.without_secrets()
@@ -99,4 +102,5 @@ def _add_middleware(app: FastAPI, served: Served, config: ServerConfig, keys: Ke
     if rates:
         app.add_middleware(SyntheticMarkMiddleware, rates=rates)
     app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(CallMiddleware, served=served)
     app.add_middleware(RequestIdMiddleware)

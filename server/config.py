@@ -9,8 +9,10 @@ from typing import Any
 
 from engine.config import option
 from engine.errors import ConfigError
+from engine.log_format import LOG_FORMATS, TEXT
 from server.reasoning import choose_reasoning
 from server.tool_calls import choose_tool_format
+from server.trace_endpoint import check_endpoint
 
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
@@ -103,6 +105,15 @@ class ServerConfig:
         25.0, "seconds that answers may take to end once the server is told to stop"
     )
     log_level: str = option("info", f"one of {', '.join(LOG_LEVELS)}")
+    log_format: str = option(
+        TEXT, f"lines of the log, of both processes: {' or '.join(LOG_FORMATS)}"
+    )
+    otlp_endpoint: str | None = option(
+        None,
+        "collector that takes OTLP over HTTP (http://HOST:4318): it gets a trace of each request; "
+        "needs `pip install 'outdraft[otel]'`; none = no traces",
+        metavar="URL",
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -113,6 +124,12 @@ class ServerConfig:
             raise ConfigError(
                 f"log_level: {self.log_level!r} is not one of {', '.join(LOG_LEVELS)}."
             )
+        if self.log_format not in LOG_FORMATS:
+            raise ConfigError(
+                f"log_format: {self.log_format!r} is not one of {', '.join(LOG_FORMATS)}."
+            )
+        if self.otlp_endpoint is not None:
+            check_endpoint(self.otlp_endpoint)
         choose_tool_format(self.tool_parser, None)
         choose_reasoning(self.reasoning_parser, None)
         if "" in self.served_model_name:

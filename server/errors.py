@@ -31,6 +31,7 @@ from engine.errors import (
 )
 from server import request_id as request_id_header
 from server import security_headers, synthetic_mark
+from server.call_record import note_error
 from server.refusals import (
     BodyTimeoutError,
     ForbiddenError,
@@ -141,6 +142,7 @@ def error_response(request: Request, error: Exception) -> Response:
     if status == HTTPStatus.INTERNAL_SERVER_ERROR:
         logger.error("request_failed path=%s", request.url.path, exc_info=error)
     request.app.state.served.metrics.observe_error(error)
+    note_error(error)
     return Response(
         msgspec.json.encode(error_shape_of(request.scope)(error)),
         status_code=status,

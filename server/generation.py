@@ -7,12 +7,10 @@ left to `server.answers`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
 
 from engine.client.process import EngineClient
 from engine.errors import DeadlinePassedError, EngineError
@@ -27,11 +25,10 @@ from engine.request import (
 )
 from engine.tokenization import IncrementalDetokenizer, TokenBytes
 from server.admission import Ticket
+from server.call_record import AnswerRecord, Call, ChoiceRecord
 from server.metrics import ServerMetrics
 from server.protocol.usage import Metrics, Usage
 from server.refusals import Refusal
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +96,13 @@ class Choice:
     ) -> None:
         self.index = index
         self.request_id = request.request_id
+        self.num_prompt_tokens = request.num_prompt_tokens
         self.num_cached_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self.scheduled_time: float | None = None
+        self.first_token_time: float | None = None
         self.last_token_time: float | None = None
+        self.record: ChoiceRecord | None = None
         self.speculation = SpeculationStats()
         self.prediction = PredictionCounts()
         self._detokenizer = IncrementalDetokenizer(
@@ -123,6 +124,7 @@ class Choice:
         if delta.drafter == PREDICTION:
             self.prediction.observe(delta, num_taken)
         self.num_cached_tokens = max(self.num_cached_tokens, delta.num_cached_tokens)
+        self.scheduled_time = self.scheduled_time or delta.scheduled_time
         is_stopped = text.stopped_by is not None
         self.finish_reason = FinishReason.STOP if is_stopped else delta.finish_reason
         return ChoiceDelta(
@@ -135,6 +137,27 @@ class Choice:
             stop_reason=text.stopped_by if is_stopped else delta.stop_reason,
             prompt_logprobs=delta.prompt_logprobs,
         )
+
+    def end(self, reason: FinishReason, arrived: float) -> ChoiceRecord:
+        """Note that the choice has ended; gives what there is to tell of it.
+
+        Args:
+            reason: why.
+            arrived: when it was given to the engine; seconds on the monotonic clock.
+        """
+        self.finish_reason = reason
+        self.record = ChoiceRecord(
+            index=self.index,
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_tokens=self.num_tokens,
+            finish_reason=reason,
+            arrived=arrived,
+            scheduled=self.scheduled_time,
+            first_token=self.first_token_time,
+            last_token=self.last_token_time,
+            ended=time.monotonic(),
+        )
+        return self.record
 
     def _read(self, delta: RequestDelta) -> Iterator[str]:
         """Give the text that each token releases, up to the token that completes a stop text."""
@@ -164,6 +187,7 @@ class Generation:
         shown_ids: special tokens that stay in the text whatever `skip_special_tokens` says, since
             somebody reads them.
         synthetic_acceptance: see `engine.door.ModelInfo`.
+        call: hears what became of it.
 
     Raises:
         EngineError: the engine is not there.
@@ -181,6 +205,7 @@ class Generation:
         timeout_s: float | None = None,
         shown_ids: frozenset[int] = frozenset(),
         synthetic_acceptance: tuple[float, ...] = (),
+        call: Call | None = None,
     ) -> None:
         requests = [request for prompt in prompts for request in prompt]
         self.call_id = call_id
@@ -195,11 +220,14 @@ class Generation:
         self._is_closed = False
         self._engine = engine
         self._ticket = ticket
+        self._call = call
         try:
             self._stream = engine.submit(requests)
         except EngineError:
             ticket.close()
             raise
+        if call is not None:
+            call.begin_answer()
         self._alarm: asyncio.TimerHandle | None = None
         if timeout_s is not None:
             loop = asyncio.get_running_loop()
@@ -238,12 +266,11 @@ class Generation:
     @property
     def speculation(self) -> Metrics:
         """Speculation counts over all choices, and of each."""
-        total = SpeculationStats()
-        choices: list[dict[str, Any]] = []
-        for choice in self._choices.values():
-            total.add(choice.speculation)
-            choices.append({"index": choice.index, **speculation_metrics(choice.speculation)})
-        counts = speculation_metrics(total, self._synthetic_acceptance)
+        choices = [
+            {"index": choice.index, **speculation_metrics(choice.speculation)}
+            for choice in self._choices.values()
+        ]
+        counts = speculation_metrics(self._speculation_total(), self._synthetic_acceptance)
         return {"speculative_decoding": {**counts, "choices": choices}}
 
     @property
@@ -263,7 +290,7 @@ class Generation:
             if shown.finish_reason is not None:
                 self._ticket.end(choice.request_id)
                 self._stream.abort(choice.request_id)
-                self._metrics.observe_outcome(shown.finish_reason, time.monotonic() - self._started)
+                self._metrics.observe_choice(choice.end(shown.finish_reason, self._started))
             yield shown
 
     def fail(self, error: BaseException) -> None:
@@ -272,7 +299,7 @@ class Generation:
         self.close(error)
 
     def close(self, error: BaseException | None = None) -> None:
-        """Give up what has not ended, and write the call's line in the log.
+        """Give up what has not ended, and tell what became of the call.
 
         Args:
             error: what ended the call early; None is a client that left.
@@ -284,22 +311,12 @@ class Generation:
             self._alarm.cancel()
         self._stream.close()
         self._ticket.close()
-        seconds = time.monotonic() - self._started
         outcome = FinishReason.ERROR if isinstance(error, Exception) else FinishReason.ABORT
         for choice in self._choices.values():
-            if choice.finish_reason is None:
-                choice.finish_reason = outcome
-                self._metrics.observe_outcome(outcome, seconds)
-        reasons = ",".join(str(choice.finish_reason) for choice in self._choices.values())
-        usage = self.usage
-        logger.info(
-            "request_finished id=%s prompt_tokens=%d completion_tokens=%d finish=%s seconds=%.3f",
-            self.call_id,
-            usage["prompt_tokens"],
-            usage["completion_tokens"],
-            reasons,
-            seconds,
-        )
+            if choice.record is None:
+                self._metrics.observe_choice(choice.end(outcome, self._started))
+        if self._call is not None:
+            self._call.end_answer(self._record(error))
 
     async def __aenter__(self) -> Generation:
         return self
@@ -311,6 +328,29 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self.close(error)
+
+    def _speculation_total(self) -> SpeculationStats:
+        total = SpeculationStats()
+        for choice in self._choices.values():
+            total.add(choice.speculation)
+        return total
+
+    def _record(self, error: BaseException | None) -> AnswerRecord:
+        usage = self.usage
+        records = [choice.record for choice in self._choices.values()]
+        params = self._prompts[0][0].params
+        return AnswerRecord(
+            answer_id=self.call_id,
+            temperature=params.temperature,
+            top_p=params.top_p,
+            max_tokens=params.max_tokens,
+            num_prompt_tokens=usage["prompt_tokens"],
+            num_cached_tokens=usage["prompt_tokens_details"]["cached_tokens"],
+            num_tokens=usage["completion_tokens"],
+            choices=tuple(record for record in records if record is not None),
+            speculation=self._speculation_total(),
+            error=type(error).__name__ if isinstance(error, Exception) else None,
+        )
 
     def _expire(self, timeout_s: float) -> None:
         """Give up what has not ended; whoever reads is told, after what came in time."""
@@ -331,6 +371,7 @@ class Generation:
         self._ticket.spend(num_tokens)
         if choice.last_token_time is None:
             self._ticket.begin(choice.request_id)
+            choice.first_token_time = now
             self._metrics.observe_first_token(now - self._started)
         else:
             self._metrics.observe_tokens(num_tokens, now - choice.last_token_time)

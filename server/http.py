@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections.abc import Callable
 
 import uvicorn
 
@@ -51,6 +52,7 @@ async def serve_http(
     served = make_served(engine, config, name=name, names=server_config.served_model_name)
     served.tool_parser = server_config.tool_parser
     served.reasoning_parser = server_config.reasoning_parser
+    end_tracing = _start_tracing(served, server_config)
     server = DrainingServer(
         _uvicorn_config(served, server_config, keys), engine, server_config.drain_timeout_s
     )
@@ -67,9 +69,22 @@ async def serve_http(
     await serving
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
+    await asyncio.to_thread(end_tracing)
     if failure is not None:
         raise failure
     return 0 if server.started else 1
+
+
+def _start_tracing(served: Served, server_config: ServerConfig) -> Callable[[], None]:
+    """Let calls be traced, where somebody wants that; gives what ends it."""
+    if server_config.otlp_endpoint is None:
+        return lambda: None
+    # Imported here because it needs what only those install who want traces.
+    from server.otlp import CallTracer, otlp_exporter
+
+    tracer = CallTracer(served.name, otlp_exporter(server_config.otlp_endpoint))
+    served.trace = tracer.tell
+    return tracer.close
 
 
 async def _listen(server: uvicorn.Server) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from engine.client.process import EngineClient
@@ -21,6 +21,7 @@ from engine.errors import (
 from engine.sampling_params import SamplingParams
 from engine.tokenization import TokenBytes, Tokenizer
 from server.admission import Admission, open_door
+from server.call_record import Call, current_call
 from server.generation import Generation
 from server.keys import ANYBODY, Caller
 from server.metrics import ServerMetrics
@@ -46,6 +47,7 @@ class Served:
         request_timeout: see `ServerConfig`; seconds.
         min_priority: see `ServerConfig`.
         caller: for whom.
+        trace: tells each call as a trace, once it is over; None = nobody wants to know.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Served:
     request_timeout: float | None = None
     min_priority: int | None = None
     caller: Caller = ANYBODY
+    trace: Callable[[Call], None] | None = None
     _tokens: TokenBytes | None = None
     _longest_token: int = 1
 
@@ -187,6 +190,7 @@ class Served:
             EngineError: the engine is loading, or gone.
         """
         self._check_priority(priority or 0)
+        call = current_call.get()
         call_id = f"{kind}-{uuid.uuid4().hex}"
         requests = [
             make_requests(
@@ -196,6 +200,7 @@ class Served:
                 info=self.engine.info,
                 priority=priority or 0,
                 cache_salt=self.caller.cache_salt(cache_salt or ""),
+                external_id="" if call is None else call.request_id,
             )
             for index, prompt in enumerate(prompts)
         ]
@@ -210,6 +215,7 @@ class Served:
             timeout_s=min(timeouts, default=None),
             shown_ids=shown_ids,
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
+            call=call,
         )
 
     def _check_priority(self, priority: int) -> None:

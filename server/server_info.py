@@ -31,6 +31,12 @@ def server_info(served: Served, config: ServerConfig) -> ServerInfo:
         "config": asdict(served.config),
         "server": config.shown(),
         "supervision": asdict(served.engine.supervision),
+        "observability": {
+            "log_level": config.log_level,
+            "log_format": config.log_format,
+            "tracing": served.trace is not None,
+            "otlp_endpoint": config.otlp_endpoint,
+        },
         "limits": _limits(served, config),
         "warnings": _warnings(served),
         "versions": {"python": platform.python_version(), **_versions()},

@@ -120,6 +120,7 @@ class FakeCore:
             finish_reason=request.finish_reason,
             stop_reason=request.stop_reason,
             num_cached_tokens=min(4, request.num_prompt_tokens - 1),
+            scheduled_time=time.monotonic() if first == 0 and taken else None,
             num_draft_tokens=1 if taken else 0,
             num_accepted_tokens=num_accepted,
             drafter=PREDICTION if is_predicted else DRAFT_MODEL,

@@ -6,15 +6,16 @@ The folder holds a tokenizer; everything but the core is what users run.
 from __future__ import annotations
 
 import argparse
-import logging
 
-from engine.client.engine_process import LOG_FORMAT
 from engine.client.process import EngineClient
 from engine.client.supervision import SupervisionConfig
 from engine.config import EngineConfig, ModelConfig
 from engine.config_flags import add_option_flags, given_options
+from engine.log_format import start_logging
+from server.call_record import note_request_id
 from server.cli.serve import _run_loop, _serve
 from server.config import ServerConfig
+from server.keys import read_keys
 
 
 def main() -> int:
@@ -26,13 +27,15 @@ def main() -> int:
         add_option_flags(parser, kind)
     args = parser.parse_args()
     server_config = ServerConfig(**given_options(args, ServerConfig))
-    logging.basicConfig(level=server_config.log_level.upper(), format=LOG_FORMAT)
+    start_logging(server_config.log_level, server_config.log_format, note_request_id)
     engine = EngineClient(
         EngineConfig(model=ModelConfig(model=args.folder, max_model_len=4096)),
         core_factory=f"tests.faulty_cores:{args.core}",
+        log_level=server_config.log_level,
+        log_format=server_config.log_format,
         supervision=SupervisionConfig(**given_options(args, SupervisionConfig)),
     )
-    return _run_loop(_serve(engine, server_config, "tiny"))
+    return _run_loop(_serve(engine, server_config, "tiny", read_keys(server_config)))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ FLOORS = {
     "engine.structured_output": 1,
     "engine.door": 1,
     "engine.held_out": 1,
+    "engine.log_format": 1,
     "engine.kept_files": 1,
     "engine.metrics": 1,
     "engine.warm_up": 1,
@@ -80,6 +81,7 @@ SERVER_SEES = {
     "engine.config_flags",
     "engine.door",
     "engine.errors",
+    "engine.log_format",
     "engine.metrics",
     "engine.outputs",
     "engine.request",
@@ -211,6 +213,20 @@ def test_only_transformers_rooms_import_transformers() -> None:
 def test_only_kernels_import_triton() -> None:
     importers = {m for m in MODULES if any(belongs(n, {"triton"}) for n in imports(m))}
     assert not {module for module in importers if not belongs(module, {"kernels"})}
+
+
+def test_opentelemetry_is_imported_where_traces_are_asked_for() -> None:
+    importers = {m for m in MODULES if any(belongs(n, {"opentelemetry"}) for n in imports(m))}
+    assert importers == {"server.otlp"}
+    assert {m for m in MODULES if "server.otlp" in imports(m)} == {"server.http"}
+    # FastAPI itself may import the interface, but nothing that collects or sends.
+    run_blocked(
+        "import sys\nfrom server.cli.serve import _do_without_torch\n"
+        "_do_without_torch()\nimport server.http\n"
+        "parts = {'opentelemetry.sdk', 'opentelemetry.exporter', 'server.otlp'}\n"
+        "assert not parts & set(sys.modules)",
+        blocked=(),
+    )
 
 
 def test_the_package_of_kernels_imports_nothing() -> None:

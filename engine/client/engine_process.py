@@ -39,11 +39,11 @@ from engine.client.messages import (
 )
 from engine.client.step_note import StepNote
 from engine.errors import OutdraftError
+from engine.log_format import start_logging
 from engine.request import FinishReason, RequestDelta
 from engine.startup_clock import StartupClock
 from engine.uncollected import uncollected
 
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s %(message)s"
 _LINGER_MS = 2000
 _HEARTBEAT_MS = 1000
 _EXIT_FAILED = 1
@@ -117,7 +117,11 @@ class EngineLoop:
             self._core.add_request(request.make())
         except Exception as error:
             if not isinstance(error, OutdraftError):
-                logger.exception("request_not_taken id=%s", request.request_id)
+                logger.exception(
+                    "request_not_taken id=%s request_id=%s",
+                    request.request_id,
+                    request.external_id,
+                )
             refusal = RequestDelta(
                 request.request_id, [], finish_reason=FinishReason.ERROR, error=str(error)
             )
@@ -149,7 +153,7 @@ def _serve(socket: zmq.Socket[bytes]) -> bool:
     """Load and serve; a failure is told to the parent. Returns whether all went well."""
     start = to_engine_decoder.decode(socket.recv())
     assert isinstance(start, StartEngine), f"expected StartEngine, got {type(start).__name__}"
-    logging.basicConfig(level=start.log_level.upper(), format=LOG_FORMAT)
+    start_logging(start.log_level, start.log_format)
     try:
         EngineLoop(_make_core(start), socket, StepNote(_folder())).run()
     except OutdraftError as error:

@@ -27,6 +27,7 @@ class NewRequest(msgspec.Struct, array_like=True):
     arrival_time: float
     max_total_tokens: int
     cache_salt: str
+    external_id: str
 
     @classmethod
     def of(cls, request: Request) -> NewRequest:
@@ -41,6 +42,7 @@ class NewRequest(msgspec.Struct, array_like=True):
             arrival_time=request.arrival_time,
             max_total_tokens=request.max_total_tokens,
             cache_salt=request.cache_salt,
+            external_id=request.external_id,
         )
 
     def make(self) -> Request:
@@ -55,6 +57,7 @@ class NewRequest(msgspec.Struct, array_like=True):
             arrival_time=self.arrival_time,
             max_total_tokens=self.max_total_tokens,
             cache_salt=self.cache_salt,
+            external_id=self.external_id,
         )
 
 
@@ -65,11 +68,13 @@ class StartEngine(msgspec.Struct, tag=True):
         config: all settings, the models named.
         core_factory: `module:callable` that makes an `EngineCore` from the settings.
         log_level: a level name of the logging module.
+        log_format: see `engine.log_format`.
     """
 
     config: EngineConfig
     core_factory: str
     log_level: str
+    log_format: str
 
 
 class AddRequests(msgspec.Struct, tag=True):

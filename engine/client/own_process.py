@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from engine.config import ON, EngineConfig
+from engine.log_format import adopt_loggers
 from engine.model.lean_imports import lean_imports
 from engine.startup_clock import StartupClock
 from engine.uncollected import uncollected
@@ -33,6 +34,7 @@ def make_core(config: EngineConfig) -> Any:
     with uncollected(), lean_imports() if is_lean else nullcontext():
         # Imported here because it depends on the settings how.
         from engine.core import EngineCore
+    adopt_loggers()
     clock.lap("import")
     logger.info("core_imported %s", clock)
     return EngineCore(config)

@@ -48,6 +48,7 @@ from engine.errors import (
     OutdraftError,
     RefusedRequestError,
 )
+from engine.log_format import TEXT
 from engine.metrics import EngineStats
 from engine.request import FinishReason, Request, RequestDelta
 
@@ -61,6 +62,7 @@ class EngineClient:
         config: all settings, the models named.
         core_factory: `module:callable` that makes the core inside the process.
         log_level: of the process.
+        log_format: of the process; see `engine.log_format`.
         supervision: when the process is ended and started anew; None = the defaults.
 
     Attributes:
@@ -76,13 +78,14 @@ class EngineClient:
         *,
         core_factory: str = "engine.client.own_process:make_core",
         log_level: str = "info",
+        log_format: str = TEXT,
         supervision: SupervisionConfig | None = None,
     ) -> None:
         self.config = config
         self.supervision = supervision or SupervisionConfig()
         self.faults = FaultCounts()
         self.stats = EngineStats()
-        self._start_message = StartEngine(config, core_factory, log_level)
+        self._start_message = StartEngine(config, core_factory, log_level, log_format)
         self._info: ModelInfo | None = None
         self._ready: asyncio.Future[ModelInfo] | None = None
         self._failure: EngineFailed | None = None
@@ -271,7 +274,7 @@ class EngineClient:
             logger.error("engine_died pid=%d reason=%s", link.pid, reason)
             blamed = self._suspects.blame(read_step_note(Path(link.folder)))
             if blamed:
-                logger.error("engine_died_computing ids=%s", ",".join(blamed))
+                logger.error("engine_died_computing request_ids=%s", ",".join(blamed))
             death = EngineDeadError(f"The engine process is gone: {reason}")
             self._lose(death)
             may_restart = self._info is not None and self._may_restart

@@ -48,7 +48,7 @@ class Suspects:
         self._max_digests = max_digests
         self._records: OrderedDict[bytes, _Record] = OrderedDict()
         self._open: dict[str, Request] = {}
-        self._left: OrderedDict[str, bytes] = OrderedDict()
+        self._left: OrderedDict[str, tuple[bytes, str]] = OrderedDict()
 
     def check(self, requests: Sequence[Request]) -> None:
         """Check that requests may be let in.
@@ -88,7 +88,7 @@ class Suspects:
                 self._records.pop(digest_of(request), None)
             return
         # It may still be what a step hangs in.
-        self._left[request_id] = digest_of(request)
+        self._left[request_id] = digest_of(request), _name(request)
         if len(self._left) > _MAX_LEFT:
             self._left.popitem(last=False)
 
@@ -103,11 +103,12 @@ class Suspects:
             step: ids of who was in the last step; of these, who has ended is not meant.
 
         Returns:
-            The ids of who was being computed.
+            Who was being computed, by the ids that their callers know.
         """
-        found = {i: digest_of(self._open[i]) for i in sorted(step & self._open.keys())}
-        found |= {i: self._left[i] for i in sorted(step & self._left.keys())}
-        digests = set(found.values())
+        asked = [self._open[i] for i in sorted(step & self._open.keys())]
+        found = [(digest_of(request), _name(request)) for request in asked]
+        found += [self._left[i] for i in sorted(step & self._left.keys())]
+        digests = {digest for digest, _ in found}
         records = [self._remember(digest) for digest in digests]
         most = max((record.num_crashes for record in records), default=0)
         leaders = [record for record in records if record.num_crashes == most]
@@ -117,7 +118,7 @@ class Suspects:
             leaders[0].is_refused = True
         self._open.clear()
         self._left.clear()
-        return list(found)
+        return list(dict.fromkeys(name for _, name in found))
 
     def _is_trying_others(self, digests: set[bytes]) -> bool:
         for digest in {digest_of(request) for request in self._open.values()} - digests:
@@ -132,6 +133,10 @@ class Suspects:
         if len(self._records) > self._max_digests:
             self._records.popitem(last=False)
         return record
+
+
+def _name(request: Request) -> str:
+    return request.external_id or request.request_id
 
 
 def digest_of(request: Request) -> bytes:

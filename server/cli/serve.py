@@ -10,7 +10,6 @@ import sys
 from collections.abc import Coroutine
 from typing import Any
 
-from engine.client.engine_process import LOG_FORMAT
 from engine.client.process import EngineClient
 from engine.client.supervision import SupervisionConfig
 from engine.config_files import DEMO, config_names, load_config, resolve
@@ -20,7 +19,9 @@ from engine.config_flags import (
     config_from_args,
     given_options,
 )
+from engine.log_format import adopt_loggers, start_logging
 from engine.uncollected import uncollected
+from server.call_record import note_request_id
 from server.config import ServerConfig
 from server.keys import KeyRing, read_keys
 
@@ -51,14 +52,17 @@ def run(args: argparse.Namespace) -> int:
     base = load_config(args.config) if args.config is not None else None
     asked = config_from_args(args, base)
     server_config = ServerConfig(**given_options(args, ServerConfig))
-    logging.basicConfig(level=server_config.log_level.upper(), format=LOG_FORMAT)
+    start_logging(server_config.log_level, server_config.log_format, note_request_id)
     # It writes every event, and so everybody's words, at this level.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
     keys = read_keys(server_config, os.environ)
     server_config = server_config.without_secrets()
     supervision = SupervisionConfig(**given_options(args, SupervisionConfig))
     engine = EngineClient(
-        resolve(asked), log_level=server_config.log_level, supervision=supervision
+        resolve(asked),
+        log_level=server_config.log_level,
+        log_format=server_config.log_format,
+        supervision=supervision,
     )
     return _run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys))
 
@@ -74,6 +78,7 @@ async def _serve(
         # Imported here because it takes a while, in which the engine is loading already.
         with uncollected():
             from server.http import serve_http
+        adopt_loggers()
 
         return await serve_http(engine, config, server_config, name=name, keys=keys)
     finally:

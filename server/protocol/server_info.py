@@ -30,6 +30,15 @@ class ServedModels(TypedDict):
     loaded: NotRequired[dict[str, Any]]
 
 
+class Observability(TypedDict):
+    """How the server can be watched, beside `/metrics`."""
+
+    log_level: str
+    log_format: str
+    tracing: bool
+    otlp_endpoint: str | None
+
+
 class ServerInfo(TypedDict):
     """Everything that a bug report should say.
 
@@ -47,6 +56,7 @@ class ServerInfo(TypedDict):
     config: dict[str, dict[str, Any]]
     server: dict[str, Any]
     supervision: dict[str, Any]
+    observability: Observability
     limits: dict[str, int]
     warnings: list[str]
     versions: dict[str, str]

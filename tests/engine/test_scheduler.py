@@ -38,6 +38,19 @@ def test_a_long_prompt_is_computed_in_chunks_of_the_budget() -> None:
     assert delta.new_token_ids == expected_answer(request, request.max_total_tokens)[:1]
 
 
+def test_the_first_token_tells_when_its_request_left_the_queue() -> None:
+    now = [100.0]
+    scheduler, model = make_scheduler(max_num_batched_tokens=8), FakeModel(BLOCK_SIZE)
+    scheduler._clock = lambda: now[0]
+    scheduler.add(make_request("a", 12))
+    now[0] = 101.0
+    assert run_step(scheduler, model) == []
+    now[0] = 102.0
+    (first,) = run_step(scheduler, model)
+    (second,) = run_step(scheduler, model)
+    assert (first.scheduled_time, second.scheduled_time) == (101.0, None)
+
+
 def test_decoding_goes_on_beside_a_long_prompt() -> None:
     scheduler, model = make_scheduler(max_num_batched_tokens=8), FakeModel(BLOCK_SIZE)
     scheduler.add(make_request("short", [1, 2, 3]))

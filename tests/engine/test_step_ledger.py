@@ -77,6 +77,19 @@ def test_a_step_is_shared_by_draft_tokens_rows_and_heads() -> None:
     assert stats.by_drafter[NGRAM].num_wasted_tokens == 3
 
 
+def test_the_sizes_of_steps_are_counted_by_doublings() -> None:
+    stats = EngineStats()
+    ledger = StepLedger(stats)
+    book(ledger, [(share("a", 5), RequestOutcome([]))], SetClock(0.0, 1.0, 0.0))
+    pairs = [(share(name, drafter=DRAFT_MODEL), outcome(2, 1)) for name in "abc"]
+    book(ledger, pairs, SetClock(0.0, 1.0, 0.0))
+    assert (stats.step_requests.counts[:3], stats.step_requests.total) == ([1, 0, 1], 4)
+    assert (stats.step_tokens.counts[:5], stats.step_tokens.total) == ([0, 0, 0, 1, 1], 14)
+    stats.step_requests.observe(10**9)
+    assert stats.step_requests.counts[-1] == 1
+    assert sum(stats.step_requests.counts) == 3
+
+
 def test_drafting_that_came_to_nothing_is_everybodys_by_their_known_tokens() -> None:
     stats = EngineStats()
     pairs = [(share("a"), outcome()), (share("b", num_tokens=3), outcome())]

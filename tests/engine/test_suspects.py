@@ -66,6 +66,18 @@ def test_companions_of_two_crashes_are_tried_one_at_a_time() -> None:
     assert not any(is_refused(suspects, first) for first in (1, 3, 4))
 
 
+def test_who_is_blamed_is_named_as_callers_know_them() -> None:
+    suspects = Suspects()
+    for name, first, external_id in (("a", 10, "mine"), ("b", 11, "mine"), ("c", 12, "")):
+        for request in made(name, first):
+            request.external_id = external_id
+            suspects.enter(request)
+    step = frozenset(suspects._open)
+    (gone,) = [request_id for request_id in step if request_id.startswith("c")]
+    suspects.leave(gone, is_served=False)
+    assert suspects.blame(step) == ["mine", gone]
+
+
 def test_who_is_served_is_cleared() -> None:
     suspects = Suspects()
     crash(suspects, 1)

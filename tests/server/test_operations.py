@@ -138,6 +138,53 @@ def test_metrics_count_what_the_engine_and_the_server_saw() -> None:
     run(scenario)
 
 
+def test_metrics_tell_what_answers_took_and_what_became_of_each_position() -> None:
+    async def scenario() -> None:
+        async with serving(saying("hello")) as api:
+            await api.chat(n=3)
+            found, prefix = await samples(api), "outdraft:"
+            position = '{"position": "0"}'
+            place = '{"drafter": "draft_model", "position": "0"}'
+            for name in ("queue", "prefill", "decode"):
+                assert found[f"{prefix}request_{name}_time_seconds_count"] == 3
+            assert found[f"{prefix}request_time_per_output_token_seconds_count"] == 3
+            assert found[f"{prefix}request_prompt_tokens_sum"] == 3 * len("<user>hi<assistant>")
+            assert found[f"{prefix}request_generation_tokens_sum"] == 18
+            assert found[f"{prefix}spec_decode_num_target_passes_total"] == 9
+            assert found[f"{prefix}spec_decode_num_draft_tokens_per_pos_total{position}"] == 9
+            per_pos = "spec_decode_drafter_draft_tokens_per_pos"
+            assert found[f"{prefix}{per_pos}_total{place}"] == 9
+
+    run(scenario)
+
+
+def test_metrics_tell_how_large_steps_are() -> None:
+    async def scenario() -> None:
+        async with serving() as api:
+            for size in (1, 3, 4, 5000):
+                api.engine.stats.step_requests.observe(size)
+            found = await samples(api)
+            name = "outdraft:iteration_requests"
+            for bound, count in (("1", 1), ("2", 1), ("4", 3), ("1024", 3), ("+Inf", 4)):
+                assert found[f'{name}_bucket{{"le": "{bound}"}}'] == count
+            assert (found[f"{name}_count"], found[f"{name}_sum"]) == (4, 5008)
+            assert found["outdraft:iteration_tokens_total_count"] == 0
+
+    run(scenario)
+
+
+def test_a_choice_without_a_token_is_counted_but_has_no_phases() -> None:
+    async def scenario() -> None:
+        async with serving() as api:
+            assert (await api.complete(echo=True, max_tokens=0)).status_code == 200
+            found = await samples(api)
+            assert found["outdraft:e2e_request_latency_seconds_count"] == 1
+            assert found["outdraft:request_queue_time_seconds_count"] == 0
+            assert found["outdraft:request_time_per_output_token_seconds_count"] == 0
+
+    run(scenario)
+
+
 def test_each_answer_has_a_request_id() -> None:
     async def scenario() -> None:
         async with serving(saying("a")) as api:
