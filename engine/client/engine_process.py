@@ -118,6 +118,8 @@ class EngineLoop:
         except Exception as error:
             if not isinstance(error, OutdraftError):
                 logger.exception("request_not_taken id=%s", request.request_id)
+                # Part of it may be in; nobody would ever hear of that again.
+                self._core.abort([request.request_id])
             refusal = RequestDelta(
                 request.request_id, [], finish_reason=FinishReason.ERROR, error=str(error)
             )
