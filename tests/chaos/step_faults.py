@@ -204,6 +204,7 @@ class Setup:
             Fault(self.name, place, method, error, count)
             for (place, method), count in counts.items()
             for error in ERRORS
+            if count
         ]
 
     def suffer(self, fault: Fault, rng: random.Random, finding: Finding) -> str:
@@ -268,16 +269,15 @@ class Setup:
 
 def script(core: EngineCore) -> list[tuple[int, Any]]:
     """Plan who comes when: a few at once, some later, one of them given up."""
-    shape = StructuredOutput(kind="json_schema", text=_SHAPE)
     params: list[tuple[int, SamplingParams]] = [
         (0, greedy(18)),
         (0, seeded(16)),
-        (0, seeded(24, structured_output=shape, ignore_eos=False)),
+        (0, _shaped(24, 1.0)),
         (4, seeded(14, repetition_penalty=1.2, top_k=20)),
         (5, seeded(40)),
         (6, greedy(10, prompt_logprobs=1)),
         (9, seeded(9, logprobs=2, n=2)),
-        (12, seeded(20, structured_output=shape, temperature=0.7)),
+        (12, _shaped(20, 0.7)),
     ]
     rng = random.Random(5)
     shared = [rng.randrange(97, 123) for _ in range(12)]
@@ -287,6 +287,13 @@ def script(core: EngineCore) -> list[tuple[int, Any]]:
         made = make_requests(prompt, own, request_id=f"r{number}", info=core.info)
         messages.append((moment, AddRequests([NewRequest.of(request) for request in made])))
     return messages
+
+
+def _shaped(max_tokens: int, temperature: float) -> SamplingParams:
+    shape = StructuredOutput(kind="json_schema", text=_SHAPE)
+    return SamplingParams(
+        max_tokens=max_tokens, temperature=temperature, seed=3, structured_output=shape
+    )
 
 
 def serve(core: EngineCore, socket: NoSocket) -> None:
