@@ -14,7 +14,7 @@ endif
 # Clients do not all fit into one environment: one for each file of pinned versions.
 CLIENTS := $(patsubst tests/clients/environments/%.txt,.venv-clients/%,$(wildcard tests/clients/environments/*.txt))
 
-.PHONY: serve test clients-test format lint type bench gpu gpu-profile gpu-sanitize install clean
+.PHONY: serve test clients-test format lint type bench chaos gpu gpu-profile gpu-sanitize install clean
 
 serve: $(ENVIRONMENT)  ## serve the demo pair on http://127.0.0.1:8000 (ARGS="MODEL --draft ...")
 	$(PYTHON) -m server.cli.main serve $(ARGS)
@@ -41,6 +41,9 @@ type: $(ENVIRONMENT)
 
 bench: $(ENVIRONMENT)
 	$(PYTHON) -m benchmarks.speculation $(ARGS)
+
+chaos: $(ENVIRONMENT)  ## break everything around a server, by a seed (ARGS="--only storm --soak-s 900 ...")
+	$(PYTHON) -m tests.chaos $(ARGS)
 
 gpu: $(ENVIRONMENT)  ## prove and measure what needs a GPU (ARGS="--stage 2 --only decode ...")
 	$(PYTHON) -m benchmarks.gpu $(ARGS)

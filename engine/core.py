@@ -177,46 +177,49 @@ class EngineCore:
         Returns:
             What the step added to each request that has something new.
         """
+        self._release_grammars()
+        clock = StepClock()
+        ahead = self._under_way
+        scheduled = self.scheduler.schedule() if ahead is None else ahead.scheduled
+        if not scheduled.scheduled:
+            return self._update(scheduled, ModelOutput([]))
         try:
-            self._release_grammars()
-            clock = StepClock()
-            if self._under_way is not None:
-                return self._step_ahead(self._under_way, clock)
-            scheduled = self.scheduler.schedule()
-            if not scheduled.scheduled:
-                return self._update(scheduled, ModelOutput([]))
-            if self._loop is not None:
-                self._loop.evict(request.request_id for request in scheduled.preempted)
-                if self._loop.takes(scheduled):
-                    return self._step_ahead(self._loop.launch(scheduled), clock)
-            sampling = self._sampling_batch(scheduled)
-            clock.start_draft()
-            draft = self._speculation.proposer.propose(scheduled, sampling)
-            clock.start_target()
-            rows = Rows.ragged(_num_drafts(scheduled, draft))
-            self._sampler.begin(sampling, rows, draft.token_ids)
-            logits = self._runner.execute(target_spans(scheduled, draft))
-            output = self._verify(logits, rows, scheduled, sampling, draft)
-            clock.end_target()
+            ahead = ahead or self._launch(scheduled)
+            if ahead is not None:
+                output = self._collect(ahead, clock)
+            else:
+                sampling = self._sampling_batch(scheduled)
+                clock.start_draft()
+                draft = self._speculation.proposer.propose(scheduled, sampling)
+                clock.start_target()
+                rows = Rows.ragged(_num_drafts(scheduled, draft))
+                self._sampler.begin(sampling, rows, draft.token_ids)
+                logits = self._runner.execute(target_spans(scheduled, draft))
+                output = self._verify(logits, rows, scheduled, sampling, draft)
+                clock.end_target()
             self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
-            deltas = self._update(scheduled, output)
-            self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
-            return deltas
         except (MemoryError, RuntimeError) as error:
             return self._shed(error)
-
-    def _step_ahead(self, under_way: Iteration, clock: StepClock) -> list[RequestDelta]:
-        """Book a step that was launched, after launching the one behind it."""
-        assert self._loop is not None, "only a loop launches"
-        following = self.scheduler.schedule_ahead(under_way.scheduled, self._loop.can_join)
-        self._under_way = None if following is None else self._loop.launch(following)
-        output = self._loop.collect(under_way)
-        clock.take(*self._loop.seconds(under_way))
-        scheduled = under_way.scheduled
-        self._speculation.observe(scheduled, output, clock.draft_seconds, clock.target_seconds)
+        # What is booked cannot be taken back, so whatever is raised from here on ends the engine.
         deltas = self._update(scheduled, output)
         self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
         return deltas
+
+    def _launch(self, scheduled: SchedulerOutput) -> Iteration | None:
+        """Hand a step to the decode loop; None where there is none, or it does not take it."""
+        if self._loop is None:
+            return None
+        self._loop.evict(request.request_id for request in scheduled.preempted)
+        return self._loop.launch(scheduled) if self._loop.takes(scheduled) else None
+
+    def _collect(self, ahead: Iteration, clock: StepClock) -> ModelOutput:
+        """Give what came of a step that was launched, after launching the one behind it."""
+        assert self._loop is not None, "only a loop launches"
+        following = self.scheduler.schedule_ahead(ahead.scheduled, self._loop.can_join)
+        self._under_way = None if following is None else self._loop.launch(following)
+        output = self._loop.collect(ahead)
+        clock.take(*self._loop.seconds(ahead))
+        return output
 
     def _shed(self, error: MemoryError | RuntimeError) -> list[RequestDelta]:
         """Go on behind a step that did not fit into memory, with less of it."""

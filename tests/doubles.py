@@ -186,6 +186,19 @@ class FailingCore(FakeCore):
         return super().step()
 
 
+class HalfwayCore(FakeCore):
+    """A core that takes a request in and then cannot go on with it, if its id begins with `bad`."""
+
+    def add_request(self, request: Request) -> None:
+        super().add_request(request)
+        if request.request_id.startswith("bad"):
+            raise KeyError("halfway in")
+
+    def step(self) -> list[RequestDelta]:
+        assert not any(name.startswith("bad") for name in self._requests), "nobody hears of it"
+        return super().step()
+
+
 class RefusingCore(FakeCore):
     """A core that ends requests of high priority numbers with an error."""
 

@@ -122,6 +122,8 @@ class EngineLoop:
                     request.request_id,
                     request.external_id,
                 )
+                # Part of it may be in; nobody would ever hear of that again.
+                self._core.abort([request.request_id])
             refusal = RequestDelta(
                 request.request_id, [], finish_reason=FinishReason.ERROR, error=str(error)
             )

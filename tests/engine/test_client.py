@@ -267,6 +267,19 @@ def test_a_request_that_fails_alone_leaves_the_others_be() -> None:
     run(scenario)
 
 
+def test_a_request_that_fails_halfway_in_is_not_computed_for_nobody() -> None:
+    async def scenario() -> None:
+        async with running("HalfwayCore") as client:
+            (bad,) = make_requests(
+                PROMPT, SamplingParams(max_tokens=400), request_id="bad", info=client.info
+            )
+            with pytest.raises(EngineError, match="halfway"):
+                await collect(client, [bad])
+            assert await collect(client, requests_of(client, "good"))
+
+    run(scenario)
+
+
 def test_idle_engine_does_not_spin() -> None:
     async def scenario() -> None:
         async with running("FakeCore") as client:

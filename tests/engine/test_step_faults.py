@@ -154,6 +154,29 @@ def test_other_failures_of_a_step_are_not_taken_for_a_lack_of_memory() -> None:
         core.step()
 
 
+@pytest.mark.parametrize(
+    ("place", "method"),
+    [("scheduler", "update"), ("kv", "publish"), ("kv", "trim"), ("_ledger", "book")],
+)
+def test_memory_that_runs_out_while_a_step_is_booked_ends_the_engine(
+    place: str, method: str
+) -> None:
+    core = make_core(tiny_llama())
+    add_all(core)
+    owner = getattr(core, place)
+    work, calls = getattr(owner, method), iter(range(10_000))
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        if next(calls) == 7:
+            raise MemoryError
+        return work(*args, **kwargs)
+
+    setattr(owner, method, fail)
+    # Half of a step's words cannot be taken back, and the other half would be lost.
+    with pytest.raises(MemoryError):
+        run_bounded(core)
+
+
 @pytest.mark.parametrize("every", [2, 3, 7])
 def test_a_launch_that_does_not_fit_leaves_the_decode_loop_whole(
     every: int, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,124 @@
+"""Mixed traffic for a while: neither memory nor the time between tokens drifts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import Counter
+from statistics import median
+
+from tests.chaos.asks import long_ask
+from tests.chaos.findings import Finding, percentile
+from tests.chaos.hostile_bodies import make_hostile
+from tests.chaos.rude_clients import leave_early
+from tests.chaos.sizes import Sizes
+from tests.chaos.subject import Subject, serving
+from tests.chaos.traffic import good_company
+
+WORDS = ("--max-model-len", "512")
+ITL_RATIO = 1.25
+MEMORY_SHARE = 0.05
+MEMORY_BYTES = 4 * 2**20
+_FIFTHS = 5
+_STEADY_TOKENS = 128
+_HOSTILE_PAUSE_S = 0.1
+_SAMPLE_S = 0.5
+_WARM_UP_S = 10.0
+
+
+def run(finding: Finding, sizes: Sizes, rng: random.Random) -> None:
+    """Let everybody come at once for as long as is said."""
+    with serving(WORDS, sizes, rng) as subject:
+        asyncio.run(_soak(subject, finding))
+
+
+async def _soak(subject: Subject, finding: Finding) -> None:
+    await subject.learn()
+    seconds = subject.sizes.soak_s
+    await _mix(subject, finding, min(_WARM_UP_S, seconds))
+    before = subject.settled()
+    gaps, memory = await _mix(subject, finding, seconds)
+    _judge_gaps(finding, gaps, seconds)
+    _judge_memory(finding, memory, seconds)
+    subject.check(before, finding)
+
+
+Gap = tuple[float, float]
+Memory = list[tuple[float, dict[str, int]]]
+
+
+async def _mix(subject: Subject, finding: Finding, seconds: float) -> tuple[list[Gap], Memory]:
+    """Give the gaps between tokens and the memory of both processes, each with its moment."""
+    began = time.monotonic()
+    end = began + seconds
+    counts: Counter[str] = Counter()
+    gaps: list[Gap] = []
+    memory: Memory = []
+
+    async def stream_steadily() -> None:
+        while time.monotonic() < end:
+            ask = long_ask(subject.rng, _STEADY_TOKENS)
+            reply = await subject.client.send("POST", ask.path, ask.sent())
+            times = [at for at, _ in reply.events]
+            gaps.extend(
+                (later - began, later - at) for at, later in zip(times, times[1:], strict=False)
+            )
+            counts["steady streams"] += 1
+
+    async def leave_again_and_again() -> None:
+        while time.monotonic() < end:
+            await leave_early(subject, random.Random(subject.rng.randrange(2**31)), counts)
+
+    async def be_hostile() -> None:
+        client = subject.root_client()
+        while time.monotonic() < end:
+            hostile = make_hostile(random.Random(subject.rng.randrange(2**31)))
+            if hostile.kind not in ("large", "many tokens"):
+                await client.send("POST", hostile.path, hostile.body)
+                counts["hostile requests"] += 1
+            await asyncio.sleep(_HOSTILE_PAUSE_S)
+        client.close()
+
+    async def look() -> None:
+        processes = subject.processes()
+        while time.monotonic() < end:
+            held = {name: process.memory_info().rss for name, process in processes.items()}
+            memory.append((time.monotonic() - began, held))
+            await asyncio.sleep(_SAMPLE_S)
+
+    async with good_company(subject, finding):
+        await asyncio.gather(
+            stream_steadily(),
+            leave_again_and_again(),
+            leave_again_and_again(),
+            be_hostile(),
+            look(),
+        )
+    finding.numbers |= {"seconds": seconds, **dict(sorted(counts.items()))}
+    return gaps, memory
+
+
+def _judge_gaps(finding: Finding, gaps: list[Gap], seconds: float) -> None:
+    """Compare the gaps of the last fifth of the time with those of the first."""
+    fifth = seconds / _FIFTHS
+    first = percentile([gap for at, gap in gaps if at < fifth], 0.5)
+    last = percentile([gap for at, gap in gaps if at > seconds - fifth], 0.5)
+    finding.numbers |= {"ITL p50 first fifth, ms": round(first * 1e3, 2)}
+    finding.numbers |= {"ITL p50 last fifth, ms": round(last * 1e3, 2), "gaps": len(gaps)}
+    if last > first * ITL_RATIO:
+        finding.overdue.append(f"ITL p50 drifts from {first * 1e3:.2f} to {last * 1e3:.2f} ms")
+
+
+def _judge_memory(finding: Finding, memory: Memory, seconds: float) -> None:
+    """Compare the memory of the last fifth of the time with that of the second."""
+    fifth = seconds / _FIFTHS
+    for name in ("server", "engine"):
+        early = [held[name] for at, held in memory if fifth <= at < 2 * fifth]
+        late = [held[name] for at, held in memory if at >= seconds - fifth]
+        if not early or not late:
+            continue
+        start, stop = median(early), median(late)
+        finding.numbers[f"{name} drift, MiB"] = round((stop - start) / 2**20, 1)
+        is_flat = stop <= start * (1 + MEMORY_SHARE) + MEMORY_BYTES
+        finding.hold(is_flat, f"the {name}'s memory drifts")
