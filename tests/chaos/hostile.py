@@ -17,8 +17,8 @@ from tests.chaos.traffic import good_company
 # Answers without a limit fill the context, so it is short.
 WORDS = ("--max-model-len", "256", "--body-timeout", "5")
 GOOD_S = 30.0
-# Compiled grammars in the engine (`MAX_COMPILED_BYTES`, and automata that grow as they are used); in
-# the server, what malloc keeps of bodies of 10 MB, several at once.
+# In the engine, grammars (`MAX_COMPILED_BYTES`, and automata that grow as they are used); in the
+# server, what malloc keeps of bodies of 10 MB, several at once.
 _CACHES = {"engine": 384 * 2**20, "server": 64 * 2**20}
 _AT_ONCE = 16
 _RAW_SHARE = 0.02

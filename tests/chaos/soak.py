@@ -104,10 +104,13 @@ async def _mix(subject: Subject, finding: Finding, seconds: float) -> tuple[list
 def _judge_gaps(finding: Finding, gaps: list[Gap], seconds: float) -> None:
     """Compare the gaps of the last fifth of the time with those of the first."""
     fifth = seconds / _FIFTHS
-    first = percentile([gap for at, gap in gaps if at < fifth], 0.5)
-    last = percentile([gap for at, gap in gaps if at > seconds - fifth], 0.5)
-    finding.numbers |= {"ITL p50 first fifth, ms": round(first * 1e3, 2)}
-    finding.numbers |= {"ITL p50 last fifth, ms": round(last * 1e3, 2), "gaps": len(gaps)}
+    medians = [
+        percentile([gap for at, gap in gaps if place * fifth <= at < (place + 1) * fifth], 0.5)
+        for place in range(_FIFTHS)
+    ]
+    first, last = medians[0], medians[-1]
+    finding.numbers |= {"ITL p50 by fifth, ms": [round(gap * 1e3, 2) for gap in medians]}
+    finding.numbers["gaps"] = len(gaps)
     if last > first * ITL_RATIO:
         finding.missed.append(f"ITL p50 drifts from {first * 1e3:.2f} to {last * 1e3:.2f} ms")
 
