@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jinja2
@@ -36,6 +36,7 @@ def render_chat(
     options: Mapping[str, Any] | None = None,
     add_generation_prompt: bool = True,
     continue_final_message: bool = False,
+    check_text: Callable[[str], None] = lambda _text: None,
 ) -> RenderedChat:
     """Turn a conversation into the prompt that the assistant's turn follows.
 
@@ -46,6 +47,7 @@ def render_chat(
         options: further variables for the template; not the template itself.
         add_generation_prompt: whether the prompt ends where the assistant's turn begins.
         continue_final_message: whether the prompt ends inside the last message.
+        check_text: refuses, by raising, what is not worth being made into tokens.
 
     Raises:
         InvalidRequestError: there is no template, or it does not take or know what is given.
@@ -61,6 +63,7 @@ def render_chat(
         "continue_final_message": continue_final_message,
     }
     text = _render(tokenizer, _with_known_roles(messages, template), variables)
+    check_text(text)
     token_ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
     return RenderedChat(text, token_ids)
 

@@ -136,8 +136,9 @@ def render_turn(served: Served, request: TurnRequest) -> RenderedChat:
     """Give the prompt of a turn, without generating anything.
 
     Raises:
-        InvalidRequestError: the model's template does not take or know what is given.
-        EngineNotReadyError: the tokenizer is still loading.
+        InvalidRequestError: the model's template does not take or know what is given, or there is
+            far more of it than the context holds.
+        EngineError: the engine or the tokenizer is loading, or the engine is gone.
     """
     return render_chat(
         served.tokenizer,
@@ -146,6 +147,8 @@ def render_turn(served: Served, request: TurnRequest) -> RenderedChat:
         options=request.template_options,
         add_generation_prompt=request.add_generation_prompt,
         continue_final_message=request.continue_final_message,
+        # Tools and many short messages are as long as long ones.
+        check_text=lambda text: served.check_length(text, "messages"),
     )
 
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import psutil
+
 from engine.errors import InvalidRequestError
 from engine.sampling.grammar_library import (
     describe,
@@ -22,6 +24,8 @@ from engine.sampling.grammar_vocabulary import GrammarVocabulary, TokenizerSourc
 from engine.structured_output import REFUSED, WHITESPACE_PATTERN, StructuredOutput
 
 MAX_COMPILED_GRAMMARS = 64
+# Most take next to nothing; one may take a hundred MiB.
+MAX_COMPILED_BYTES = 256 * 2**20
 _NUM_THREADS = 2
 _OPTIONS = "x-guidance"
 
@@ -39,10 +43,12 @@ class CompiledGrammar:
     Attributes:
         vocabulary: the model's tokens.
         stretch: the free text in front of the grammar, if there is one.
+        num_bytes: by which the process grew while it was compiled.
     """
 
     def __init__(self, vocabulary: GrammarVocabulary, shape: StructuredOutput) -> None:
         self.vocabulary = vocabulary
+        self.num_bytes = 0
         self._text = _grammar_text(shape)
         self._base = on_deep_stack(self._compile)
         self.stretch: FreeStretch | None = None
@@ -128,9 +134,15 @@ class GrammarCompiler:
         if self._pool is None:
             self._pool = ThreadPoolExecutor(_NUM_THREADS, "grammar-compiler")
         future = self._compiled[shape] = self._pool.submit(self._compile, shape)
-        if len(self._compiled) > MAX_COMPILED_GRAMMARS:
+        while len(self._compiled) > MAX_COMPILED_GRAMMARS or (
+            len(self._compiled) > 1 and self._num_bytes() > MAX_COMPILED_BYTES
+        ):
             self._compiled.popitem(last=False)
         return future
+
+    def _num_bytes(self) -> int:
+        done = [future for future in self._compiled.values() if future.done()]
+        return sum(future.result().num_bytes for future in done if future.exception() is None)
 
     def _compile(self, shape: StructuredOutput) -> CompiledGrammar:
         started = time.perf_counter()
@@ -138,9 +150,17 @@ class GrammarCompiler:
             with self._lock:
                 if self._vocabulary is None:
                     self._vocabulary = self._make_vocabulary()
-            return CompiledGrammar(self._vocabulary, shape)
+            before = _resident_bytes()
+            compiled = CompiledGrammar(self._vocabulary, shape)
+            compiled.num_bytes = max(0, _resident_bytes() - before)
+            return compiled
         finally:
             self.seconds += time.perf_counter() - started
+
+
+def _resident_bytes() -> int:
+    resident: int = psutil.Process().memory_info().rss
+    return resident
 
 
 def takes_all(matcher: Any, token_ids: list[int]) -> bool | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from engine.errors import InvalidRequestError
+from engine.errors import ContextLengthExceededError, InvalidRequestError
 from engine.sampling_params import SamplingParams
 from engine.structured_output import StructuredOutput
 from server.answer_shape import answer_shape
@@ -135,9 +136,16 @@ def _truncated(served: Served, request: TurnRequest, items: Sequence[Item]) -> T
         for cut in [list(items), *droppable(items)]
     ]
     place = bisect_left(
-        cuts, -room, key=lambda cut: -len(render_turn(served, cut).token_ids), hi=len(cuts) - 1
+        cuts, -room, key=lambda cut: -_num_prompt_tokens(served, cut), hi=len(cuts) - 1
     )
     return cuts[place]
+
+
+def _num_prompt_tokens(served: Served, request: TurnRequest) -> float:
+    try:
+        return len(render_turn(served, request).token_ids)
+    except ContextLengthExceededError:
+        return math.inf
 
 
 def _prompt(

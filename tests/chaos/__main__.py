@@ -75,28 +75,28 @@ def run(args: argparse.Namespace) -> int:
             "phases": [finding.as_object() for finding in findings],
         },
     )
-    return int(any(finding.violations or finding.overdue for finding in findings))
+    return int(any(finding.violations or finding.missed for finding in findings))
 
 
 def _tell(console: Console, finding: Finding) -> None:
     console.rule(f"{finding.phase}, {finding.seconds:.0f} s")
     for name, value in finding.numbers.items():
         console.print(f"{name}: {value}", highlight=False, markup=False)
-    for line in [*finding.told, *finding.overdue]:
+    for line in [*finding.told, *finding.missed]:
         console.print(f"BROKEN {line}", highlight=False, markup=False)
 
 
 def _summary(findings: list[Finding]) -> Table:
     table = Table(title="chaos", title_justify="left")
-    for column in ("phase", "seconds", "laws broken", "too late", "verdict"):
+    for column in ("phase", "seconds", "laws broken", "bars missed", "verdict"):
         table.add_column(column, justify="left" if column in ("phase", "verdict") else "right")
     for finding in findings:
-        is_well = not finding.violations and not finding.overdue
+        is_well = not finding.violations and not finding.missed
         table.add_row(
             finding.phase,
             f"{finding.seconds:.0f}",
             str(finding.violations.total()),
-            str(len(finding.overdue)),
+            str(len(finding.missed)),
             "holds" if is_well else "BROKEN",
         )
     return table

@@ -16,6 +16,8 @@ from tests.chaos.traffic import good_company
 
 _AT_ONCE = 48
 _CONTEXT_WORDS = 900
+_MUCH_SHARE = 0.05
+_MUCH_S = 4.0
 _DONE = b"data: [DONE]"
 WORDS = (
     *("--body-timeout", "1", "--send-timeout", "2", "--max-stream-buffer", "65536"),
@@ -86,15 +88,17 @@ async def leave_early(subject: Subject, rng: random.Random, counts: Counter[str]
 
 async def read_slowly(subject: Subject, rng: random.Random, counts: Counter[str]) -> None:
     """Ask for much, read little of it, then go, or read on to the end."""
-    body = long_ask(rng, 200).sent(n=2, logprobs=20)
+    # What the kernel does not keep for one who does not read is more than most answers have.
+    is_much = rng.random() < _MUCH_SHARE
+    body = long_ask(rng, 300 if is_much else 200).sent(n=8 if is_much else 2, logprobs=20)
     client = RawClient(subject.url, receive_bytes=4096)
     await client.connect()
     await client.send(client.post("/completions", body))
     for _ in range(rng.randrange(1, 6)):
         if not await client.read(256):
             break
-        await asyncio.sleep(rng.random())
-    if rng.random() < 0.5:
+        await asyncio.sleep(_MUCH_S if is_much else rng.random())
+    if is_much or rng.random() < 0.5:
         told = await client.read_until(_DONE)
         counts["slow: all read" if _DONE in told else "slow: cut off"] += 1
     else:

@@ -13,7 +13,7 @@ class Sizes:
         asks: seeded requests whose answers are known.
         storm_streams: at once, against a queue of `storm_queue`.
         storm_queue: see above.
-        storm_rounds: one after the other.
+        storm_s: seconds for which they come again and again.
         disconnects: clients that leave at a random moment.
         slow_readers: clients that read little, late or never.
         half_bodies: clients that send half of what they announce.
@@ -29,7 +29,7 @@ class Sizes:
     asks: int = 12
     storm_streams: int = 500
     storm_queue: int = 32
-    storm_rounds: int = 3
+    storm_s: float = 15.0
     disconnects: int = 2000
     slow_readers: int = 200
     half_bodies: int = 200
@@ -47,7 +47,7 @@ SHORT = Sizes(
     asks=6,
     storm_streams=60,
     storm_queue=4,
-    storm_rounds=1,
+    storm_s=1.0,
     disconnects=60,
     slow_readers=6,
     half_bodies=8,

@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from server.cli.main import main
 
@@ -20,13 +21,22 @@ def watch(path: Path) -> None:
     """Write the names of tasks, with their coroutines, whenever the signal comes."""
 
     def write(_number: int, _frame: FrameType | None) -> None:
-        tasks = asyncio.all_tasks()
-        names = Counter(getattr(task.get_coro(), "__qualname__", "?") for task in tasks)
+        names = Counter(map(_name, asyncio.all_tasks()))
         beside = path.with_suffix(".new")
         beside.write_text(json.dumps(names))
         beside.replace(path)
 
     signal.signal(signal.SIGUSR2, write)
+
+
+def _name(task: asyncio.Task[Any]) -> str:
+    """Name the coroutine of a task, and the innermost one that it waits in."""
+    names: list[str] = []
+    inner: Any = task.get_coro()
+    while hasattr(inner, "cr_await"):
+        names.append(inner.__qualname__)
+        inner = inner.cr_await
+    return " ... ".join(dict.fromkeys([names[0], names[-1]])) if names else "?"
 
 
 if __name__ == "__main__":

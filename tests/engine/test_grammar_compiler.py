@@ -89,6 +89,18 @@ def test_the_least_used_grammar_is_forgotten(monkeypatch: pytest.MonkeyPatch) ->
     assert compiling.compile(shape("regex", "b")).result() is not lost
 
 
+def test_grammars_that_take_much_memory_are_forgotten_sooner() -> None:
+    compiling = compiler()
+    large = [f"a{{{count}}}" for count in range(60_000, 60_010)]
+    grown = []
+    for regex in large:
+        grown.append(compiling.compile(shape("regex", regex)).result().num_bytes)
+    compiling.compile(shape("regex", "a")).result()
+    kept = sum(future.result().num_bytes for future in compiling._compiled.values())
+    assert kept <= grammar_compiler.MAX_COMPILED_BYTES
+    assert max(grown) > 2**20
+
+
 def test_the_tokenizer_is_loaded_once_and_only_when_needed() -> None:
     loaded: list[int] = []
 

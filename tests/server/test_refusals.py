@@ -210,6 +210,30 @@ def test_too_long_says_maximum_context_length(stream: bool) -> None:
     run(scenario)
 
 
+def test_what_is_far_too_long_as_a_whole_is_not_made_into_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}] * 100
+
+    def encode(_text: str, **_options: object) -> list[int]:
+        raise AssertionError("this takes seconds and hundreds of MiB where there is much of it")
+
+    async def scenario() -> None:
+        async with serving() as api:
+            monkeypatch.setattr(api.served.tokenizer, "encode", encode)
+            for path, body in (
+                ("/v1/chat/completions", {"messages": many}),
+                ("/v1/messages", {"messages": many, "max_tokens": 4}),
+                ("/v1/responses", {"input": many, "max_output_tokens": 16}),
+                ("/tokenize", {"messages": many}),
+            ):
+                response = await api.post(path, **body)
+                assert response.status_code == 400
+                assert "maximum context length is 128 tokens" in response.text
+
+    run(scenario)
+
+
 def test_unknown_models_are_not_found() -> None:
     async def scenario() -> None:
         async with serving() as api:
