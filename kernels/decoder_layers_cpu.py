@@ -228,7 +228,9 @@ class DecoderLayers:
             IndexError: a token is unknown.
             MemoryError: there is no memory for what layers hand on.
         """
-        return self.prepare(token_ids, positions, slot_mapping, few, logits_rows)()
+        given = (token_ids, positions, slot_mapping)
+        rows = (tensor.contiguous() for tensor in given)
+        return self.prepare(*rows, few, logits_rows.contiguous())()
 
     def prepare(
         self,
@@ -238,7 +240,7 @@ class DecoderLayers:
         few: FewRows,
         logits_rows: torch.Tensor,
     ) -> Callable[[], torch.Tensor]:
-        """Lay out a pass of the whole model; see `run_model` for arguments.
+        """Lay out a pass of the whole model; arguments are those of `run_model`, contiguous.
 
         Returns:
             What runs it over whatever the arguments then hold. Its logits lie where those of the

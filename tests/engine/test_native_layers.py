@@ -118,7 +118,7 @@ def test_some_layers_of_a_model_run_alone(quantization: str, bound: float) -> No
     assert nothing.native is None
 
 
-def one_pass(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
+def one_pass(loaded: LoadedModel, token_ids: list[int] | torch.Tensor) -> torch.Tensor:
     size = len(token_ids)
     storage = KVCacheStorage(loaded.layers, 8, 4, loaded.dtype, loaded.device)
     plan = plan_paged_attention(
@@ -133,7 +133,7 @@ def one_pass(loaded: LoadedModel, token_ids: list[int]) -> torch.Tensor:
     return forward_packed(
         loaded,
         storage,
-        torch.tensor(token_ids),
+        torch.as_tensor(token_ids),
         positions,
         slots,
         plan,
@@ -147,6 +147,11 @@ def test_positions_without_a_kept_rotation_go_the_models_own_way(
     expected = one_pass(from_model(tiny_llama()), [5, 6, 7, 8, 9])
     monkeypatch.setattr(native_layers, "_MOST_POSITIONS", 4)
     torch.testing.assert_close(one_pass(native(tiny_llama()), [5, 6, 7, 8, 9]), expected)
+
+
+def test_tokens_may_be_a_column_of_a_table() -> None:
+    loaded, table = native(tiny_llama()), torch.tensor([[5, 1, 2], [6, 3, 4], [7, 8, 9]])
+    torch.testing.assert_close(one_pass(loaded, table[:, 0]), one_pass(loaded, [5, 6, 7]))
 
 
 def test_unknown_tokens_are_refused() -> None:
