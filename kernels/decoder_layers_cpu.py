@@ -228,9 +228,14 @@ class DecoderLayers:
             IndexError: a token is unknown.
             MemoryError: there is no memory for what layers hand on.
         """
-        given = (token_ids, positions, slot_mapping)
-        rows = (tensor.contiguous() for tensor in given)
-        return self.prepare(*rows, few, logits_rows.contiguous())()
+        run = self.prepare(
+            token_ids.contiguous(),
+            positions.contiguous(),
+            slot_mapping.contiguous(),
+            few,
+            logits_rows.contiguous(),
+        )
+        return run()
 
     def prepare(
         self,

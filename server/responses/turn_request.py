@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -141,11 +141,11 @@ def _truncated(served: Served, request: TurnRequest, items: Sequence[Item]) -> T
     return cuts[place]
 
 
-def _num_prompt_tokens(served: Served, request: TurnRequest) -> float:
+def _num_prompt_tokens(served: Served, request: TurnRequest) -> int:
     try:
         return len(render_turn(served, request).token_ids)
     except ContextLengthExceededError:
-        return math.inf
+        return sys.maxsize
 
 
 def _prompt(
