@@ -14,6 +14,7 @@ from engine.client.supervision import SupervisionConfig
 TICK_S = 0.25
 # An engine without work says so every second (`engine.client.engine_process`).
 _IDLE_LIMIT_S = 30.0
+_LEAST_IDLE_LIMIT_S = 4.0
 # Kernels are compiled and passes recorded in the first ones.
 _NUM_FIRST_STEPS = 16
 
@@ -66,8 +67,8 @@ class Watchdog:
     @property
     def _limit_s(self) -> float:
         config = self._config
-        if self._is_idle:
-            return min(config.watchdog_s, _IDLE_LIMIT_S)
+        if self._is_idle and config.watchdog_s > 0.0:
+            return max(_LEAST_IDLE_LIMIT_S, min(config.watchdog_s, _IDLE_LIMIT_S))
         is_new = self._num_steps < _NUM_FIRST_STEPS
         return config.watchdog_start_s if is_new else config.watchdog_s
 

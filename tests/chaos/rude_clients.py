@@ -40,7 +40,7 @@ async def _be_rude(subject: Subject, finding: Finding) -> None:
     plan += [send_half] * sizes.half_bodies
     plan += [leave_in_prefill] * sizes.prefill_aborts
     subject.rng.shuffle(plan)
-    await _all_of(subject, finding, plan[: 20 + len(plan) // 10])
+    await _all_of(subject, finding, plan[: len(plan) // 10 + 5])
     before = subject.settled()
     await _all_of(subject, finding, plan)
     subject.check(before, finding)

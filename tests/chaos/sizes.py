@@ -19,7 +19,8 @@ class Sizes:
         half_bodies: clients that send half of what they announce.
         prefill_aborts: clients that leave while their long prompt is computed.
         kills: of the engine, under load.
-        kill_streams: open at each of them.
+        stops: of the engine, without an end; first while it works, then while it rests.
+        kill_streams: open at each of these.
         drain_streams: open when the server is told to end.
         faults: raised between the parts of the engine, one at a time.
         hostile: requests that nobody should send.
@@ -35,6 +36,7 @@ class Sizes:
     half_bodies: int = 200
     prefill_aborts: int = 100
     kills: int = 10
+    stops: int = 2
     kill_streams: int = 16
     drain_streams: int = 64
     faults: int = 400
@@ -48,14 +50,15 @@ SHORT = Sizes(
     storm_streams=60,
     storm_queue=4,
     storm_s=1.0,
-    disconnects=60,
-    slow_readers=6,
+    disconnects=40,
+    slow_readers=4,
     half_bodies=8,
     prefill_aborts=8,
     kills=1,
+    stops=1,
     kill_streams=4,
     drain_streams=16,
     faults=48,
-    hostile=300,
-    soak_s=3.0,
+    hostile=200,
+    soak_s=1.0,
 )

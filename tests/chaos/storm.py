@@ -62,7 +62,7 @@ async def _rage(subject: Subject, finding: Finding, seconds: float) -> tuple[Cou
             if time.monotonic() > end:
                 return
             if ending.kind == "refused":
-                await asyncio.sleep(subject.rng.random() * _MOST_PATIENCE_S)
+                await asyncio.sleep(subject.rng.random() * min(_MOST_PATIENCE_S, seconds))
 
     await asyncio.gather(*map(insist, range(subject.sizes.storm_streams)))
     return outcomes, longest

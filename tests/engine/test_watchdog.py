@@ -74,6 +74,19 @@ def test_the_watchdog_gives_each_phase_its_time() -> None:
     assert seconds_until_overdue(dog, clock) == 100.25
 
 
+def test_a_short_limit_leaves_a_resting_engine_time_for_its_signs_of_life() -> None:
+    clock = Clock()
+    dog = Watchdog(SupervisionConfig(watchdog_s=1.0), clock)
+    for _ in range(16):
+        dog.hear_step()
+    dog.hear_life(is_idle=True)
+    # They come every second, and later on a machine that is busy.
+    assert seconds_until_overdue(dog, clock) == 4.25
+    dog.hear_life(is_idle=True)
+    dog.note_work()
+    assert seconds_until_overdue(dog, clock) == 1.25
+
+
 def test_work_that_arrives_while_others_work_gives_a_hung_step_no_more_time() -> None:
     clock = Clock()
     dog = Watchdog(SupervisionConfig(watchdog_s=100.0), clock)
@@ -87,6 +100,10 @@ def test_work_that_arrives_while_others_work_gives_a_hung_step_no_more_time() ->
 def test_the_watchdog_can_be_switched_off() -> None:
     clock = Clock()
     dog = Watchdog(SupervisionConfig(watchdog_s=0.0, watchdog_start_s=0.0), clock)
+    assert seconds_until_overdue(dog, clock) is None
+    for _ in range(16):
+        dog.hear_step()
+    dog.hear_life(is_idle=True)
     assert seconds_until_overdue(dog, clock) is None
     for _ in range(16):
         dog.hear_step()
