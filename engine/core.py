@@ -231,7 +231,9 @@ class EngineCore:
         if self._loop is not None:
             self._loop.evict(list(self.scheduler.requests))
         self.scheduler.shed(OUT_OF_MEMORY, was_ahead=was_ahead)
-        return self._update(SchedulerOutput(), ModelOutput([]))
+        deltas = self._update(SchedulerOutput(), ModelOutput([]))
+        self._ledger.forget(delta.request_id for delta in deltas)
+        return deltas
 
     def warm_up(self) -> None:
         """Run a request of our own to its end, so that whoever is told of us finds us working.

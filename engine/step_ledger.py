@@ -114,6 +114,8 @@ class StepLedger:
             untold = self._untold.pop(delta.request_id, None)
             if untold is not None:
                 delta.report = PassReport(*untold, planning.estimated_speedup)
+        # One that was given up while the step was under way is told nothing of it.
+        self.forget(s.request.request_id for s in scheduled.scheduled if s.request.is_finished)
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop what nobody will be told; unknown ids are fine."""
