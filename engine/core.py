@@ -203,6 +203,7 @@ class EngineCore:
         # What is booked cannot be taken back, so whatever is raised from here on ends the engine.
         deltas = self._update(scheduled, output)
         self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
+        self._speculation.observe_host(scheduled, output, clock.overhead_seconds)
         return deltas
 
     def _launch(self, scheduled: SchedulerOutput) -> Iteration | None:

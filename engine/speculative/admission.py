@@ -77,7 +77,8 @@ def admit(
     verified = [0.0] * max_positions
     tokens = rows = float(num_seqs)
     longest = 1.0
-    plain = tokens / prices.target_pass(num_seqs, rows)
+    plain = tokens / prices.plain_step(num_seqs)
+    host_seconds = prices.host.of(num_seqs, has_drafts=True)
     nothing = Admission([], plain, 1.0)
     best = nothing if least_gain > 1.0 else Admission([], 0.0, 0.0)
     pass_seconds = lag_seconds = 0.0
@@ -95,7 +96,7 @@ def admit(
             # Of two chains that get so far half the time, one mostly does.
             longest += min(after, 1.0) - min(before, 1.0)
         lag_seconds += slot.lag_seconds
-        step_seconds = prices.target_pass(num_seqs, rows, longest)
+        step_seconds = host_seconds + prices.target_pass(num_seqs, rows, longest)
         if pass_seconds:
             step_seconds += prices.drafting(pass_seconds, ends_alike=ends_alike) + lag_seconds
         if tokens / step_seconds > best.tokens_per_second:

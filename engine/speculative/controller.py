@@ -45,10 +45,11 @@ _CATCH_UP_PASSES = 16
 _TOKENS_PER_PASS = 16
 # Where nobody knows anything of the text, what was decided for all holds for so many steps.
 _HOLD_STEPS = 4
-# Where nothing was drafted nor known for a while, only every so many steps are planned.
-_SLEEP_STEPS = 4
+# Where nothing was drafted nor known for a while, only every so many steps are planned, and later
+# even fewer.
+_SLEEP_STEPS, _DEEP_SLEEP_STEPS = 4, 16
 _OTHER_DECISIONS = 16
-_SLEEP_AFTER_STEPS = 32
+_SLEEP_AFTER_STEPS, _DEEP_SLEEP_AFTER_STEPS = 32, 96
 
 
 @dataclass(slots=True)
@@ -112,6 +113,16 @@ class Controller:
         self.estimated_speedup = 1.0
 
     @property
+    def is_asleep(self) -> bool:
+        """Whether this step is one of those that nobody plans, of which there are many."""
+        return not self._is_awake
+
+    @property
+    def asks_for_host(self) -> bool:
+        """Whether `observe_host` wants to hear of this step: of those asleep, of one in many."""
+        return self._is_awake or self._num_slept_steps == 1
+
+    @property
     def draft_rests(self) -> bool:
         """See `engine.draft_planner.DraftPlanner`."""
         return self._probes.has_given_up and not self._pays_without_lag
@@ -122,7 +133,9 @@ class Controller:
         probes = self._probes
         is_silent = self._num_silent_steps >= _SLEEP_AFTER_STEPS
         if is_silent and probes.has_given_up and not probes.is_trying:
-            self._num_slept_steps = (self._num_slept_steps + 1) % _SLEEP_STEPS
+            is_deep = self._num_silent_steps >= _DEEP_SLEEP_AFTER_STEPS
+            most = _DEEP_SLEEP_STEPS if is_deep else _SLEEP_STEPS
+            self._num_slept_steps = (self._num_slept_steps + 1) % most
             self._is_awake = self._num_slept_steps == 0
             if not self._is_awake:
                 probes.sleep()
@@ -158,7 +171,7 @@ class Controller:
         target_seconds: float,
     ) -> None:
         """Learn from a step: what was accepted, and what it took."""
-        if not self._is_awake:
+        if self.is_asleep:
             return
         pairs = list(zip(scheduled.scheduled, output.outcomes, strict=True))
         drafted = [pair for pair in pairs if pair[0].num_draft_tokens]
@@ -173,6 +186,15 @@ class Controller:
             elif outcome.num_draft_tokens:
                 self._rejected.discard(share.request.request_id)
         self._observe_costs(pairs, draft_seconds, target_seconds)
+
+    def observe_host(
+        self, scheduled: SchedulerOutput, output: ModelOutput, host_seconds: float
+    ) -> None:
+        """Learn what a step took beside its passes, now that it is over."""
+        shares, outcomes = scheduled.scheduled, output.outcomes
+        if all(share.num_tokens == 1 and not share.num_catch_up_tokens for share in shares):
+            has_drafts = any(outcome.num_draft_tokens for outcome in outcomes)
+            self._prices.host.observe(len(shares), host_seconds, has_drafts=has_drafts)
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
@@ -309,7 +331,7 @@ class Controller:
         model = self._prospect(room, limit)
         # A request's share of the passes, in tokens that its share of a plain step would give.
         seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs)
-        price = seconds / self._prices.target_pass(num_seqs, num_seqs)
+        price = seconds / self._prices.plain_step(num_seqs)
         return known.num_expected >= sum(model.accepted) - price
 
     def _prospect(self, room: DraftRoom, limit: int) -> Prospect:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from engine.speculative.host_times import HostTimes
 from engine.speculative.step_costs import StepCosts
 
 _MEMORY_STEPS = 1000
@@ -124,16 +125,22 @@ class PassPrices:
         target: real seconds of the target's passes by the table's.
         draft: real seconds of all draft passes of a step by the table's, if the draft's were as
             slow as the target's.
+        host: what steps take beside.
     """
 
     costs: StepCosts
     target: Line = field(default_factory=Line)
     draft: Line = field(default_factory=Line)
+    host: HostTimes = field(default_factory=HostTimes)
     _clustering: float = field(default=1.0, init=False)
 
     def target_pass(self, num_seqs: int, num_rows: float, longest: float = 1.0) -> float:
         """Give the real seconds of a target pass; see `StepCosts.target_pass`."""
         return self.target.at(self.costs.target_pass(num_seqs, num_rows, longest))
+
+    def plain_step(self, num_seqs: int) -> float:
+        """Give the real seconds of a step without drafts."""
+        return self.target_pass(num_seqs, num_seqs) + self.host.of(num_seqs, has_drafts=False)
 
     def draft_pass(self, num_seqs: float) -> float:
         """Give the real seconds of one more draft pass of a step that drafts."""

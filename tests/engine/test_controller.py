@@ -70,11 +70,15 @@ class World:
     Args:
         controller: under test.
         acceptance: chance of each draft, given those before it.
+        host_seconds: that steps with drafts take beside their passes, and those without none of.
     """
 
-    def __init__(self, controller: Controller, acceptance: float) -> None:
+    def __init__(
+        self, controller: Controller, acceptance: float, host_seconds: float = 0.0
+    ) -> None:
         self.controller = controller
         self.acceptance = acceptance
+        self.host_seconds = host_seconds
         self._rng = random.Random(3)
 
     def step(self, rooms: list[DraftRoom]) -> list[DraftPlan]:
@@ -97,7 +101,10 @@ class World:
             place.request.num_computed_tokens += accepted + 1
             place.request.num_draft_computed_tokens = place.request.num_computed_tokens
         costs = self._seconds(plans)
-        self.controller.observe(SchedulerOutput(shares), ModelOutput(outcomes), *costs)
+        step = SchedulerOutput(shares), ModelOutput(outcomes)
+        self.controller.observe(*step, *costs)
+        has_drafts = any(plan.num_tokens for plan in plans)
+        self.controller.observe_host(*step, self.host_seconds if has_drafts else 0.0)
         return plans
 
     def _seconds(self, plans: list[DraftPlan]) -> tuple[float, float]:
@@ -135,6 +142,22 @@ def test_the_length_follows_the_acceptance() -> None:
     assert used[-1] > 5.0
 
 
+def test_what_the_host_does_for_drafts_is_part_of_their_price() -> None:
+    costs = StepCosts(flat(1 * MS), flat(0.1 * MS))
+    free = World(Controller(costs, nothing, 4), 0.5)
+    assert sum(lengths(free.run(400))[200:]) > 200
+    dear = World(Controller(costs, nothing, 4), 0.5, host_seconds=1 * MS)
+    assert sum(lengths(dear.run(400))[200:]) < 40
+    assert dear.controller.draft_rests
+
+
+def test_prompts_say_nothing_of_what_the_host_does() -> None:
+    controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
+    share = ScheduledRequest(room().request, 2, 0, 0, [1])
+    controller.observe_host(SchedulerOutput([share]), ModelOutput([RequestOutcome([])]), 1.0)
+    assert controller._prices.host.of(1, has_drafts=False) == 0.0
+
+
 def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     world = World(Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8), 0.0)
     planned = lengths(world.run(1000))
@@ -143,11 +166,18 @@ def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     assert sum(planned[100:]) > 0, "it is tried now and then"
 
 
-def test_a_controller_that_gave_its_draft_up_sleeps_and_lets_it_rest() -> None:
+@pytest.mark.parametrize(("num_steps", "num_planned"), [(80, 8), (300, 2)])
+def test_a_controller_that_gave_its_draft_up_sleeps_and_lets_it_rest(
+    num_steps: int, num_planned: int
+) -> None:
     controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
-    World(controller, 0.0).run(200)
+    World(controller, 0.0).run(num_steps)
     assert controller.draft_rests
-    assert sum(controller.wakes() for _ in range(40)) == 10
+    asleep = []
+    for _ in range(32):
+        assert controller.wakes() != controller.is_asleep
+        asleep.append(controller.is_asleep)
+    assert asleep.count(False) == num_planned
 
 
 def test_drafters_without_a_model_are_asked_in_every_step() -> None:
