@@ -104,7 +104,7 @@ class Speculation:
     ) -> None:
         """Learn from a step."""
         controller = self._controller
-        if controller is None or controller.is_asleep or self._faults.is_off(CONTROLLER):
+        if controller is None or not controller.is_watching or self._faults.is_off(CONTROLLER):
             return
         # Noise that was drawn for drafts is noise that the target need not draw.
         shared = self.proposer.noise_seconds
@@ -112,11 +112,14 @@ class Speculation:
             controller.observe(scheduled, output, draft_seconds - shared, target_seconds + shared)
 
     def observe_host(
-        self, scheduled: SchedulerOutput, output: ModelOutput, host_seconds: float
+        self,
+        scheduled: SchedulerOutput,
+        output: ModelOutput,
+        host_seconds: float,
     ) -> None:
         """Learn what a step took beside its passes."""
         controller = self._controller
-        if controller is None or not controller.asks_for_host or self._faults.is_off(CONTROLLER):
+        if controller is None or not controller.is_watching or self._faults.is_off(CONTROLLER):
             return
         with self._faults.watching(CONTROLLER):
             controller.observe_host(scheduled, output, host_seconds)

@@ -17,8 +17,9 @@ from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS, DraftPlan, DraftRoom
 from engine.request import Request
 from engine.speculative.admission import GAIN_TO_STAY, LEAST_GAIN, Admission, Slot, admit
 from engine.speculative.claims import Claims, Weighed
+from engine.speculative.host_times import Drafting
 from engine.speculative.margin_gate import Exchange, MarginGate
-from engine.speculative.pass_prices import PassPrices
+from engine.speculative.pass_prices import Chains, PassPrices
 from engine.speculative.probes import Probe, Probes
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.survival import ChainEnd, ModelSurvival, Prospect
@@ -103,9 +104,10 @@ class Controller:
         self._exchange: Exchange | None = None
         self._expected_pass_seconds = 0.0
         self._drafts: bool | None = None
+        self._held_counts: dict[_Kind, int] | None = None
         self._pays_without_lag = True
         self._num_held_steps = 0
-        self._is_awake = True
+        self._is_awake = self._is_watched = True
         self._num_silent_steps = 0
         self._num_slept_steps = 0
         self._num_observed = 0
@@ -113,14 +115,9 @@ class Controller:
         self.estimated_speedup = 1.0
 
     @property
-    def is_asleep(self) -> bool:
-        """Whether this step is one of those that nobody plans, of which there are many."""
-        return not self._is_awake
-
-    @property
-    def asks_for_host(self) -> bool:
-        """Whether `observe_host` wants to hear of this step: of those asleep, of one in many."""
-        return self._is_awake or self._num_slept_steps == 1
+    def is_watching(self) -> bool:
+        """Whether `observe` and `observe_host` want to hear of this step: of sleep, one in many."""
+        return self._is_watched
 
     @property
     def draft_rests(self) -> bool:
@@ -129,14 +126,18 @@ class Controller:
 
     def wakes(self) -> bool:
         """See `engine.draft_planner.DraftPlanner.wakes`."""
-        self._is_awake = True
         probes = self._probes
+        if probes.rests():
+            self._is_awake, self._is_watched = False, probes.is_rest_over
+            return False
+        self._is_awake = self._is_watched = True
         is_silent = self._num_silent_steps >= _SLEEP_AFTER_STEPS
         if is_silent and probes.has_given_up and not probes.is_trying:
             is_deep = self._num_silent_steps >= _DEEP_SLEEP_AFTER_STEPS
             most = _DEEP_SLEEP_STEPS if is_deep else _SLEEP_STEPS
             self._num_slept_steps = (self._num_slept_steps + 1) % most
             self._is_awake = self._num_slept_steps == 0
+            self._is_watched = self._num_slept_steps <= 1
             if not self._is_awake:
                 probes.sleep()
         return self._is_awake
@@ -149,10 +150,11 @@ class Controller:
         if is_decided:
             plans = self._decide(rooms, said)
         else:
-            plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
+            plans = [self._held_plan(room) for room in rooms]
         probe = self._probes.add_to(rooms, plans)
         is_free = probe is Probe.FREE or (probe is Probe.NOTHING and self._is_free)
-        self.gate.open(None if is_free else self._exchange)
+        is_listening = probe is not Probe.NOTHING or not self._is_free
+        self.gate.open(None if is_free else self._exchange, is_listening=is_listening)
         is_gated = probe is Probe.GATED or (is_decided and not is_free)
         self._expected_pass_seconds = (
             self._expect_passes(rooms, plans) if is_gated and self._has_gate else 0.0
@@ -171,7 +173,7 @@ class Controller:
         target_seconds: float,
     ) -> None:
         """Learn from a step: what was accepted, and what it took."""
-        if self.is_asleep:
+        if not self.is_watching:
             return
         pairs = list(zip(scheduled.scheduled, output.outcomes, strict=True))
         drafted = [pair for pair in pairs if pair[0].num_draft_tokens]
@@ -188,13 +190,33 @@ class Controller:
         self._observe_costs(pairs, draft_seconds, target_seconds)
 
     def observe_host(
-        self, scheduled: SchedulerOutput, output: ModelOutput, host_seconds: float
+        self,
+        scheduled: SchedulerOutput,
+        output: ModelOutput,
+        host_seconds: float,
     ) -> None:
-        """Learn what a step took beside its passes, now that it is over."""
+        """Learn what a step took beside its passes, now that it is over.
+
+        Steps without drafts count where they are as they would be had the model been given up.
+        """
         shares, outcomes = scheduled.scheduled, output.outcomes
-        if all(share.num_tokens == 1 and not share.num_catch_up_tokens for share in shares):
-            has_drafts = any(outcome.num_draft_tokens for outcome in outcomes)
-            self._prices.host.observe(len(shares), host_seconds, has_drafts=has_drafts)
+        has_drafts = any(outcome.num_draft_tokens for outcome in outcomes)
+        if not any(map(_catches_up, shares)) and (has_drafts or self._is_like_rest):
+            drafting = self._drafting if has_drafts else Drafting.NONE
+            self._prices.host.observe(len(shares), host_seconds, drafting)
+
+    @property
+    def _drafting(self) -> Drafting:
+        """How this step drafts, if it does."""
+        return self._way(is_free=self.gate.is_open)
+
+    def _way(self, *, is_free: bool) -> Drafting:
+        return Drafting.GATED if self._has_gate and not is_free else Drafting.FREE
+
+    @property
+    def _is_like_rest(self) -> bool:
+        """Whether a step without drafts is like those of a rest: the first one is slower."""
+        return not self._is_awake or not self._max_model_tokens or self._probes.has_given_up
 
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
@@ -232,7 +254,8 @@ class Controller:
     def _holds(self, num_seqs: int) -> bool:
         """Whether what was decided for all holds on: nobody knows anything new."""
         last = self._exchange
-        if self._drafts is None or last is None or last.num_seqs != num_seqs:
+        is_alike = self._drafts is not None or self._held_counts is not None
+        if not is_alike or last is None or last.num_seqs != num_seqs:
             return False
         self._num_held_steps = (self._num_held_steps + 1) % _HOLD_STEPS
         return self._num_held_steps > 0
@@ -268,18 +291,22 @@ class Controller:
         self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, longest, setbacks)
         self.estimated_speedup = admitted.speed_up
         is_for_all = len(admitted.slots) == len(slots)
+        self._held_counts = None
         if not admitted.slots:
             self._drafts = False
         else:
             self._drafts = True if self._has_gate and is_for_all and not self._is_free else None
+            if self._is_free and not any(known):
+                pairs = zip(rooms, plans, strict=True)
+                self._held_counts = {self._kind(r.request): p.num_tokens for r, p in pairs}
         return plans
 
     def _admit(
         self, slots: Sequence[Slot], num_seqs: int, least_gain: float, *, is_free: bool = False
     ) -> Admission:
         max_positions = max(self._max_model_tokens, MAX_KNOWN_DRAFT_TOKENS)
-        ends_alike = self._has_gate and not is_free
-        return admit(slots, num_seqs, self._prices, max_positions, least_gain, ends_alike)
+        way = self._way(is_free=is_free)
+        return admit(slots, num_seqs, self._prices, max_positions, least_gain, way)
 
     def _offers(
         self,
@@ -330,7 +357,7 @@ class Controller:
             return True
         model = self._prospect(room, limit)
         # A request's share of the passes, in tokens that its share of a plain step would give.
-        seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs)
+        seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs, self._way(is_free=False))
         price = seconds / self._prices.plain_step(num_seqs)
         return known.num_expected >= sum(model.accepted) - price
 
@@ -355,13 +382,14 @@ class Controller:
             drafted = self._models[kind].prospect(self._max_model_tokens).drafted
             for place, chance in enumerate(drafted):
                 chains[place] += count * chance
-        return sum(map(self._prices.draft_pass, chains))
+        return sum(self._prices.draft_pass(count, Drafting.GATED) for count in chains)
 
     def _lag_seconds(self, room: DraftRoom) -> float:
         """Give a catch-up's share of this step, where the draft lags by more than a pass leaves."""
         if room.draft_lag <= 1:
             return 0.0
-        return self._prices.draft_pass(1) * room.draft_lag / (_TOKENS_PER_PASS * _CATCH_UP_PASSES)
+        passes = room.draft_lag / (_TOKENS_PER_PASS * _CATCH_UP_PASSES)
+        return self._prices.draft_pass(1, Drafting.FREE) * passes
 
     def _plans(
         self, admitted: Admission, groups: Sequence[_Group], rooms: Sequence[DraftRoom]
@@ -380,6 +408,16 @@ class Controller:
                     plans[index] = DraftPlan(None, count)
         return plans
 
+    def _held_plan(self, room: DraftRoom) -> DraftPlan:
+        """Plan as was decided for a request's kind, or for all."""
+        if self._held_counts is None:
+            return self._chain_plan(room) if self._drafts else DraftPlan()
+        limit = min(room.num_model_tokens, self._max_model_tokens)
+        count = self._held_counts.get(self._kind(room.request))
+        if count is None:
+            count = min(self._held_counts.values())
+        return DraftPlan(None, min(count, limit))
+
     def _chain_plan(self, room: DraftRoom) -> DraftPlan:
         """Leave it to the gate where a chain ends: it sees better than any plan."""
         return DraftPlan(None, min(room.num_model_tokens, self._max_model_tokens))
@@ -394,12 +432,20 @@ class Controller:
         ]
         if self._expected_pass_seconds and any(lengths):
             self._prices.observe_plan(self._expected_pass_seconds, lengths)
-        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share, _ in pairs):
+        if any(_catches_up(share) for share, _ in pairs):
             return
         num_drafts = [outcome.num_draft_tokens for _, outcome in pairs]
+        if not any(num_drafts) and not self._is_like_rest:
+            return
         num_rows, longest = len(pairs) + sum(num_drafts), 1 + max(num_drafts)
         seconds = draft_seconds, target_seconds
-        self._prices.observe(len(pairs), num_rows, longest, lengths, *seconds)
+        chains = Chains(lengths, self._drafting)
+        self._prices.observe(len(pairs), num_rows, longest, chains, *seconds)
+
+
+def _catches_up(share: ScheduledRequest) -> bool:
+    """Whether a share computes more than what the last step left: a prompt, or for a draft."""
+    return share.num_tokens > 1 or share.num_catch_up_tokens > 1
 
 
 def _models(max_model_tokens: int) -> dict[_Kind, ModelSurvival]:

@@ -10,6 +10,7 @@ from engine.draft_planner import DraftPlan, DraftRoom
 from engine.request import NGRAM, Request
 from engine.sampling_params import SamplingParams
 from engine.speculative.controller import Controller
+from engine.speculative.host_times import Drafting
 from engine.speculative.step_costs import CostGrid, StepCosts
 from engine.speculative.survival import ChainEnd, ClaimedSurvival, ModelSurvival
 from engine.speculative.synthetic_acceptance import SyntheticAcceptance
@@ -70,7 +71,7 @@ class World:
     Args:
         controller: under test.
         acceptance: chance of each draft, given those before it.
-        host_seconds: that steps with drafts take beside their passes, and those without none of.
+        host_seconds: that a step takes beside its passes, unless nobody plans it.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class World:
         self._rng = random.Random(3)
 
     def step(self, rooms: list[DraftRoom]) -> list[DraftPlan]:
-        plans = self.controller.plan(rooms)
+        is_awake = self.controller.wakes()
+        plans = self.controller.plan(rooms) if is_awake else [DraftPlan() for _ in rooms]
         shares, outcomes = [], []
         for place, plan in zip(rooms, plans, strict=True):
             shares.append(
@@ -104,7 +106,8 @@ class World:
         step = SchedulerOutput(shares), ModelOutput(outcomes)
         self.controller.observe(*step, *costs)
         has_drafts = any(plan.num_tokens for plan in plans)
-        self.controller.observe_host(*step, self.host_seconds if has_drafts else 0.0)
+        host_seconds = self.host_seconds if has_drafts or is_awake else 0.0
+        self.controller.observe_host(*step, host_seconds)
         return plans
 
     def _seconds(self, plans: list[DraftPlan]) -> tuple[float, float]:
@@ -155,7 +158,7 @@ def test_prompts_say_nothing_of_what_the_host_does() -> None:
     controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
     share = ScheduledRequest(room().request, 2, 0, 0, [1])
     controller.observe_host(SchedulerOutput([share]), ModelOutput([RequestOutcome([])]), 1.0)
-    assert controller._prices.host.of(1, has_drafts=False) == 0.0
+    assert controller._prices.host.of(1, Drafting.NONE) == 0.0
 
 
 def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
@@ -175,8 +178,7 @@ def test_a_controller_that_gave_its_draft_up_sleeps_and_lets_it_rest(
     assert controller.draft_rests
     asleep = []
     for _ in range(32):
-        assert controller.wakes() != controller.is_asleep
-        asleep.append(controller.is_asleep)
+        asleep.append(not controller.wakes())
     assert asleep.count(False) == num_planned
 
 
@@ -280,7 +282,7 @@ def test_the_model_drafts_where_it_promises_more_than_what_is_known() -> None:
 
 
 def test_steps_that_take_longer_than_the_table_says_correct_it() -> None:
-    controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
+    controller = Controller(StepCosts(flat(5 * MS), None), nothing, 0)
     share = ScheduledRequest(request(), 1, 0, 0, [1])
     for _ in range(300):
         controller.observe(
@@ -348,12 +350,14 @@ def test_at_first_everybody_drafts_so_that_there_is_something_to_go_by() -> None
     assert controller.gate._exchange is None
 
 
-def test_a_plain_step_now_and_then_tells_what_drafts_are_compared_with() -> None:
+def test_a_rest_now_and_then_tells_what_drafts_are_compared_with() -> None:
     world = World(Controller(StepCosts(flat(10 * MS), flat(0.1 * MS)), nothing, 8), 0.97)
     planned = lengths(world.run(600))
     plain = [step for step, count in enumerate(planned) if count == 0]
-    assert 5 < len(plain) < 12
-    assert plain[-1] > 500
+    rests = [step for step in plain if step - 1 not in plain]
+    assert len(plain) == 4 * len(rests)
+    assert 5 < len(rests) < 9
+    assert rests[-1] > 500
 
 
 def test_a_chain_with_a_gate_is_planned_in_full_and_alike_for_all() -> None:
