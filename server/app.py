@@ -26,10 +26,12 @@ from server.routes import (
     models,
     responses,
     server_info,
+    statistics,
     tokenize,
 )
 from server.security_headers import SecurityHeadersMiddleware
 from server.served import Served
+from server.statistics.channel import Channel, Channels
 from server.stored_chats import ChatStore
 from server.synthetic_mark import SyntheticMarkMiddleware
 from server.tenant_stores import TenantStores
@@ -61,12 +63,15 @@ def create_app(
     app.state.config = config.without_secrets()
     app.state.chats = TenantStores(ChatStore.of_share, keys.num_tenants)
     app.state.responses = TenantStores(ResponseStore.of_share, keys.num_tenants)
+    app.state.statistics = Channels(
+        lambda interval_s: Channel(served, interval_s, config.price_per_hour)
+    )
     _set_limits(served, config)
     _add_middleware(app, served, config, keys)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize):
         app.include_router(room.router)
-    for room in (models, health, metrics, server_info):
+    for room in (models, health, metrics, statistics, server_info):
         app.include_router(room.router)
     install_openapi(app)
     return app

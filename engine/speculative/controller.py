@@ -21,6 +21,7 @@ from engine.speculative.host_times import Drafting
 from engine.speculative.margin_gate import Exchange, MarginGate
 from engine.speculative.pass_prices import Chains, PassPrices
 from engine.speculative.probes import Probe, Probes
+from engine.speculative.slots import chain_slot, known_slots, model_slots
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.survival import ChainEnd, ModelSurvival, Prospect
 from engine.speculative.verifier import Hindsight, count_equal
@@ -218,6 +219,23 @@ class Controller:
         """Whether a step without drafts is like those of a rest: the first one is slower."""
         return not self._is_awake or not self._max_model_tokens or self._probes.has_given_up
 
+    def survival(self, share: ScheduledRequest, num_drafts: int) -> list[float]:
+        """Give what is thought of a share's first drafts until the step is observed.
+
+        Returns:
+            For each the chance to be accepted with all before it: by their margins where a gate saw
+            them, else by what became of others.
+        """
+        if share.known_draft is not None:
+            return self._claims.survival(share.known_draft)[:num_drafts]
+        request = share.request
+        by_margin = self.gate.survival(request, num_drafts)
+        if by_margin is not None:
+            return by_margin
+        models = self._free_models if self.gate.is_open else self._models
+        model = models[self._kind(request)]
+        return model.prospect_of(request.request_id, num_drafts).accepted
+
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         ended = list(request_ids)
@@ -329,7 +347,7 @@ class Controller:
             limit = min(room.num_model_tokens, self._max_model_tokens)
             known = self._claims.best(drafts)
             if known is not None and self._is_better(known, room, limit, len(rooms)):
-                slots += _known_slots(len(groups), known)
+                slots += known_slots(len(groups), known)
                 groups.append(_Group([index], known.draft))
             elif limit and self._has_gate:
                 # Before its drafts are seen, the gate knows nothing that tells one from another.
@@ -337,17 +355,17 @@ class Controller:
                 alike.setdefault(key, _Group([])).members.append(index)
             elif limit:
                 prospect = self._prospect(room, limit)
-                slots += _model_slots(len(groups), prospect, 1, self._lag_seconds(room))
+                slots += model_slots(len(groups), prospect, 1, self._lag_seconds(room))
                 groups.append(_Group([index]))
         for (kind, limit, _), group in alike.items():
             lag_seconds = sum(self._lag_seconds(rooms[index]) for index in group.members)
             count = len(group.members)
             if is_free:
                 prospect = self._free_models[kind].prospect(limit)
-                slots += _model_slots(len(groups), prospect, count, lag_seconds)
+                slots += model_slots(len(groups), prospect, count, lag_seconds)
             else:
                 prospect = self._models[kind].prospect(limit)
-                slots.append(_chain_slot(len(groups), prospect, count, lag_seconds))
+                slots.append(chain_slot(len(groups), prospect, count, lag_seconds))
             groups.append(group)
         return groups, slots
 
@@ -455,36 +473,3 @@ def _models(max_model_tokens: int) -> dict[_Kind, ModelSurvival]:
         for both in [ModelSurvival(max_model_tokens)]
         for is_rejected in (False, True)
     }
-
-
-def _known_slots(group: int, known: Weighed) -> list[Slot]:
-    return [
-        Slot(-chance, group, place, tokens=chance, rows=(1.0,))
-        for place, chance in enumerate(known.survival)
-    ]
-
-
-def _model_slots(
-    group: int, prospect: Prospect, num_members: int, lag_seconds: float
-) -> list[Slot]:
-    """Give the positions of chains that end where the plan says."""
-    slots: list[Slot] = []
-    count = float(num_members)
-    for place, chance in enumerate(prospect.accepted):
-        slots.append(Slot(-chance, group, place, count * chance, (count,), (count,), lag_seconds))
-        lag_seconds = 0.0
-    return slots
-
-
-def _chain_slot(group: int, prospect: Prospect, num_members: int, lag_seconds: float) -> Slot:
-    """Give the chains of alike requests as one; their gate decides how far each of them goes."""
-    accepted = sum(prospect.accepted)
-    rows, passes = (
-        tuple(num_members * chance for chance in chances)
-        for chances in (prospect.verified, prospect.drafted)
-    )
-    rank = -accepted / sum(prospect.drafted)
-    if lag_seconds:
-        # Who has nothing to catch up comes first.
-        rank /= 2.0
-    return Slot(rank, group, 0, num_members * accepted, rows, passes, lag_seconds)
