@@ -25,6 +25,7 @@ from server.call_record import Call, current_call
 from server.generation import Generation
 from server.keys import ANYBODY, Caller
 from server.metrics import ServerMetrics
+from server.response_cache.cache import NOTHING, ResponseCache
 
 
 @dataclass(slots=True)
@@ -48,6 +49,7 @@ class Served:
         min_priority: see `ServerConfig`.
         caller: for whom.
         trace: tells each call as a trace, once it is over; None = nobody wants to know.
+        response_cache: remembers answers; None = nobody does.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Served:
     min_priority: int | None = None
     caller: Caller = ANYBODY
     trace: Callable[[Call], None] | None = None
+    response_cache: ResponseCache | None = None
     _tokens: TokenBytes | None = None
     _longest_token: int = 1
 
@@ -175,6 +178,8 @@ class Served:
     ) -> Generation:
         """Check the prompts at the door and give them to the engine, all or none.
 
+        An answer that is remembered is told again instead.
+
         Args:
             kind: how the call's id begins.
             prompts: token ids of each prompt.
@@ -205,17 +210,27 @@ class Served:
             for index, prompt in enumerate(prompts)
         ]
         timeouts = [seconds for seconds in (timeout_s, self.request_timeout) if seconds is not None]
+        known = NOTHING
+        if self.response_cache is not None:
+            known = self.response_cache.recall(
+                requests,
+                params,
+                info=self.engine.info,
+                caller=self.caller,
+                shown_ids=shown_ids,
+            )
         return Generation(
             call_id,
             requests,
             self.tokens,
-            self.engine,
+            known.replay or self.engine,
             self.metrics,
-            self.admission.enter(self.caller, requests),
+            self.admission.enter(self.caller, requests, takes_places=known.replay is None),
             timeout_s=min(timeouts, default=None),
             shown_ids=shown_ids,
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
             call=call,
+            tape=known.tape,
         )
 
     def _check_priority(self, priority: int) -> None:
