@@ -99,10 +99,11 @@ class Database:
     def _prepare(self) -> None:
         execute = self._connection.execute
         execute("PRAGMA locking_mode = EXCLUSIVE")
-        execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        # What is forgotten is wiped, and its room given back.
-        execute("PRAGMA auto_vacuum = FULL")
+        # What is forgotten is wiped, and its room given back; a new file learns this first.
         execute("PRAGMA secure_delete = ON")
+        execute("PRAGMA auto_vacuum = FULL")
+        # Before the log beside it is used, so that it stands in the file itself.
+        execute(f"PRAGMA application_id = {APPLICATION_ID}")
         execute("PRAGMA journal_mode = WAL")
         execute("PRAGMA synchronous = NORMAL")
         with self._transaction():
