@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from engine.door import ModelInfo
 from engine.request import Request
 from engine.sampling_params import SamplingParams
@@ -26,7 +24,7 @@ from server.response_cache.cache_policy import Outcome, current_policy
 from server.response_cache.database import Row
 from server.response_cache.disk import Disk
 from server.response_cache.model_identity import ModelIdentity
-from server.response_cache.tape import Replay, Tape
+from server.response_cache.tape import DamagedAnswerError, Replay, Tape
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +152,7 @@ class ResponseCache:
             return None
         try:
             replay = Replay.read(entry.answer)
-        except msgspec.MsgspecError as error:
+        except DamagedAnswerError as error:
             logger.error("response_cache_entry_damaged error=%s", error)
             self._forget(key)
             return None

@@ -16,7 +16,7 @@ APPLICATION_ID = 0x4F445243
 _ID_PLACE = slice(68, 72)
 _HEADER_BYTES = 100
 _LOCK_WAIT_S = 0.2
-_ROWS_AT_ONCE = 500
+_ROWS_AT_ONCE = 100
 # Number n brings a file from version n to n + 1; what was released is never changed.
 MIGRATIONS = (
     "CREATE TABLE answers (key BLOB PRIMARY KEY, answer BLOB NOT NULL, created REAL NOT NULL, "

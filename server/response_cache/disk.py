@@ -15,6 +15,8 @@ from pathlib import Path
 from server.response_cache.database import Database, ForeignFileError, Row, is_locked
 
 _TRY_AGAIN_S = 5.0
+# A disk that hangs must not keep a server from ending.
+_LAST_WRITES_S = 10.0
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +73,11 @@ class Disk:
         with self._news:
             self._is_closing = True
             self._news.notify()
-        self._thread.join()
+        self._thread.join(_LAST_WRITES_S)
+        if self._thread.is_alive():
+            logger.error(
+                "response_cache_not_closed path=%s waited_s=%g", self._path, _LAST_WRITES_S
+            )
 
     def _change(self, key: bytes, row: Row | None) -> None:
         with self._news:
@@ -84,9 +90,7 @@ class Disk:
         try:
             database = self._open_when_free()
             if database is not None:
-                for rows in database.rows():
-                    self._on_rows(rows)
-                self._on_rows([])
+                self._read_all(database)
                 self._write_all(database)
         except _FAULTS as error:
             logger.error(
@@ -114,6 +118,13 @@ class Disk:
             with self._news:
                 if self._news.wait_for(lambda: self._is_closing, _TRY_AGAIN_S):
                     return None
+
+    def _read_all(self, database: Database) -> None:
+        for rows in database.rows():
+            if self._is_closing:
+                return
+            self._on_rows(rows)
+        self._on_rows([])
 
     def _write_all(self, database: Database) -> None:
         """Write what comes, until the end."""

@@ -6,6 +6,7 @@ It knows the engine's deltas and nothing of where they are kept.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -47,8 +48,13 @@ class KeptDelta(msgspec.Struct, array_like=True):
         return RequestDelta(request_id, **{name: getattr(self, name) for name in names})
 
 
+_DIGEST_BYTES = 16
 _encode = msgspec.msgpack.Encoder().encode
 _decoder = msgspec.msgpack.Decoder(list[KeptDelta])
+
+
+class DamagedAnswerError(Exception):
+    """What was kept of an answer has changed since."""
 
 
 class AnswerSource(Protocol):
@@ -78,7 +84,8 @@ class Tape:
 
     def end(self) -> None:
         """Hand over the answer; every choice has come to its own end."""
-        self._keep(_encode(self._deltas))
+        told = _encode(self._deltas)
+        self._keep(_digest(told) + told)
 
 
 class Replay:
@@ -96,21 +103,28 @@ class Replay:
         """Read what a tape has written.
 
         Raises:
-            msgspec.MsgspecError: no tape has written it.
+            DamagedAnswerError: no tape has written it.
         """
-        return cls(_decoder.decode(kept))
+        digest, told = kept[:_DIGEST_BYTES], kept[_DIGEST_BYTES:]
+        if digest != _digest(told):
+            raise DamagedAnswerError("it is not what was written")
+        return cls(_decoder.decode(told))
 
     def submit(self, requests: Sequence[Request]) -> RequestStream:
         """Give the deltas to requests of the same number and order."""
         stream = _ReplayStream(requests, self.abort)
         for delta in self._deltas:
             stream.put(delta.told_to(requests[delta.place].request_id))
-        # Nobody gets here whose answer is whole; without it a damaged one would never end.
+        # Nobody gets here whose answer is whole; without it one that is not would never end.
         stream.put(EngineError("What was remembered of this answer is not whole."))
         return stream
 
     def abort(self, request_ids: list[str]) -> None:
         """Forget requests; nobody works for them."""
+
+
+def _digest(told: bytes) -> bytes:
+    return hashlib.blake2b(told, digest_size=_DIGEST_BYTES).digest()
 
 
 class _ReplayStream(RequestStream):

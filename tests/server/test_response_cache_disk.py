@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -29,6 +30,7 @@ from server.response_cache.database import Database, ForeignFileError, Row
 from server.response_cache.disk import Disk
 from server.response_cache.place import cache_path
 from server.response_cache.tape import KeptDelta, Replay
+from tests.byte_tokenizer import byte_tokenizer
 from tests.conftest import ROOT
 from tests.doubles import FakeCore
 from tests.server.harness import Api, run, serving
@@ -287,7 +289,9 @@ def test_a_full_disk_leaves_memory(
     assert rows_of(path)
 
 
-def test_a_page_limit_is_a_full_disk_to_sqlite(tmp_path: Path) -> None:
+def test_a_page_limit_is_a_full_disk_to_sqlite(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     heard: list[list[Row]] = []
 
     def small(path: Path) -> Database:
@@ -301,7 +305,31 @@ def test_a_page_limit_is_a_full_disk_to_sqlite(tmp_path: Path) -> None:
         mirror.put(Row(bytes([number]), bytes(20_000), 0.0, 0.0))
     mirror.close()
     assert heard == [[]]
+    assert len(lost(caplog)) == 1
+    assert "full" in lost(caplog)[0]
     assert not mirror._waiting, "what cannot be written does not wait for ever"
+
+
+def test_a_disk_that_hangs_does_not_keep_a_server_from_ending(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "_LAST_WRITES_S", 0.05)
+    may_go_on = threading.Event()
+
+    class HangingDatabase(Database):
+        def write(self, *changes: Iterable[object]) -> None:
+            may_go_on.wait()
+            super().write(*changes)  # type: ignore[arg-type]
+
+    path = tmp_path / "cache.sqlite3"
+    mirror = Disk(path, lambda rows: None, HangingDatabase)
+    mirror.start()
+    mirror.put(Row(b"k", b"answer", 1.0, 2.0))
+    mirror.close()
+    assert len(told(caplog, "response_cache_not_closed")) == 1
+    may_go_on.set()
+    mirror.close()
+    assert rows_of(path) == {b"k": Row(b"k", b"answer", 1.0, 2.0)}
 
 
 def test_another_server_has_the_file_and_then_it_has_not(
@@ -438,7 +466,10 @@ def test_a_damaged_entry_is_asked_for_anew(
     async def scenario() -> None:
         async with remembering(on_disk(path)) as api:
             await ask(api, CHAT)
-        fill(path, [row._replace(answer=row.answer[:-3]) for row in rows_of(path).values()])
+        (row,) = rows_of(path).values()
+        # A token has become another one.
+        place = row.answer.index(byte_tokenizer().encode("w")[0], 20)
+        fill(path, [row._replace(answer=row.answer[:place] + b"\0" + row.answer[place + 1 :])])
         async with remembering(on_disk(path)) as api:
             await restored(api)
             assert outcome(await ask(api, CHAT)) == "miss"
