@@ -118,7 +118,7 @@ class ServerConfig:
         "bytes of remembered answers at most, in memory and again on disk; what was not used for "
         "longest goes first",
     )
-    response_cache_seconds: float | None = option(
+    response_cache_seconds: float = option(
         7 * 24 * 3600.0, "seconds for which an answer is remembered"
     )
     drain_timeout_s: float = option(

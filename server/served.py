@@ -18,6 +18,7 @@ from engine.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
+from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.tokenization import TokenBytes, Tokenizer
 from server.admission import Admission, open_door
@@ -25,7 +26,7 @@ from server.call_record import Call, current_call
 from server.generation import Generation
 from server.keys import ANYBODY, Caller
 from server.metrics import ServerMetrics
-from server.response_cache.cache import NOTHING, ResponseCache
+from server.response_cache.cache import NOTHING, Recall, ResponseCache
 
 
 @dataclass(slots=True)
@@ -210,15 +211,7 @@ class Served:
             for index, prompt in enumerate(prompts)
         ]
         timeouts = [seconds for seconds in (timeout_s, self.request_timeout) if seconds is not None]
-        known = NOTHING
-        if self.response_cache is not None:
-            known = self.response_cache.recall(
-                requests,
-                params,
-                info=self.engine.info,
-                caller=self.caller,
-                shown_ids=shown_ids,
-            )
+        known = self._recall(requests, params, shown_ids)
         return Generation(
             call_id,
             requests,
@@ -231,6 +224,20 @@ class Served:
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
             call=call,
             tape=known.tape,
+        )
+
+    def _recall(
+        self,
+        requests: Sequence[Sequence[Request]],
+        params: SamplingParams,
+        shown_ids: frozenset[int],
+    ) -> Recall:
+        """Say what is remembered of a call."""
+        if self.response_cache is None:
+            return NOTHING
+        info = self.engine.info
+        return self.response_cache.recall(
+            requests, params, info=info, caller=self.caller, shown_ids=shown_ids
         )
 
     def _check_priority(self, priority: int) -> None:

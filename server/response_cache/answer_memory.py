@@ -33,7 +33,7 @@ class AnswerMemory:
 
     Args:
         max_bytes: of all entries.
-        max_age_s: seconds for which an answer is given; None = for ever.
+        max_age_s: seconds for which an answer is given.
         clock: gives Unix seconds.
 
     Attributes:
@@ -42,7 +42,7 @@ class AnswerMemory:
         num_expired: entries that went because they were too old.
     """
 
-    def __init__(self, max_bytes: int, max_age_s: float | None, clock: Callable[[], float]) -> None:
+    def __init__(self, max_bytes: int, max_age_s: float, clock: Callable[[], float]) -> None:
         self._max_bytes = max_bytes
         self._max_age_s = max_age_s
         self._clock = clock
@@ -119,4 +119,4 @@ class AnswerMemory:
         self.num_bytes += entry.num_bytes
 
     def _is_too_old(self, created: float) -> bool:
-        return self._max_age_s is not None and self._clock() - created > self._max_age_s
+        return self._clock() - created > self._max_age_s

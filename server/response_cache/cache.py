@@ -51,7 +51,7 @@ class ResponseCache:
     Args:
         model: which one answers.
         max_bytes: of all answers, in memory and again on disk.
-        max_age_s: seconds for which an answer is given; None = for ever.
+        max_age_s: seconds for which an answer is given.
         path: of the file; None = memory alone.
         clock: gives Unix seconds.
 
@@ -66,7 +66,7 @@ class ResponseCache:
         model: ModelIdentity,
         *,
         max_bytes: int,
-        max_age_s: float | None,
+        max_age_s: float,
         path: Path | None,
         clock: Callable[[], float] = time.time,
     ) -> None:
