@@ -129,7 +129,7 @@ def read_keys(config: ServerConfig, environment: MutableMapping[str, str] | None
             _check(name, key)
         if any(len(key) < _SHORT_KEY for key in keys):
             logger.warning("short_key kind=%s min_length=%d", name, _SHORT_KEY)
-    path = cache_path(config)
+    path = cache_path(config) if api or admin else None
     return KeyRing(api, admin, None if path is None else lasting_secret(path))
 
 
