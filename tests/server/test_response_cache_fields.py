@@ -104,7 +104,7 @@ MATTERS: dict[str, dict[str, Change]] = {
         "prediction": ({"type": "content", "content": "x"}, {}),
         "add_generation_prompt": (False, {}),
         "continue_final_message": (True, {"messages": THINKS, "add_generation_prompt": False}),
-        "chat_template_kwargs": ({"mood": "gay"}, {}),
+        "chat_template_kwargs": ({"mood": "calm"}, {}),
     },
     COMPLETIONS: OPENAIS
     | {
@@ -123,7 +123,7 @@ MATTERS: dict[str, dict[str, Change]] = {
         "thinking": ({"type": "disabled"}, {"thinking": {"type": "adaptive"}}),
         "output_config": ({"format": JSON_FORMAT}, {}),
         "output_format": (JSON_FORMAT, {}),
-        "chat_template_kwargs": ({"mood": "gay"}, {}),
+        "chat_template_kwargs": ({"mood": "calm"}, {}),
         "stop_sequences": (["zz"], {}),
     },
     RESPONSES: {name: change for name, change in OPENAIS.items() if name != "max_tokens"}
@@ -135,7 +135,7 @@ MATTERS: dict[str, dict[str, Change]] = {
         "parallel_tool_calls": (False, {"tools": [STRICT], "tool_choice": "required"}),
         "reasoning": ({"effort": "high"}, {}),
         "text": ({"format": {"type": "json_object"}}, {}),
-        "chat_template_kwargs": ({"mood": "gay"}, {}),
+        "chat_template_kwargs": ({"mood": "calm"}, {}),
         "max_output_tokens": (11, {}),
         "include": (["message.output_text.logprobs"], {}),
         "top_logprobs": (2, {"include": ["message.output_text.logprobs"]}),
