@@ -83,6 +83,7 @@ SERVER_SEES = {
     "engine.config_flags",
     "engine.door",
     "engine.errors",
+    "engine.kept_files",
     "engine.log_format",
     "engine.metrics",
     "engine.outputs",
