@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection
 from itertools import islice
 
 from engine.config import SchedulerConfig
-from engine.draft_planner import DraftPlan, DraftPlanner, DraftRoom
+from engine.draft_planner import DraftPlanner
 from engine.errors import InvalidRequestError
 from engine.kv_cache.manager import KVCacheManager
 from engine.outbox import Outbox, take_prompt_logprobs
 from engine.request import FinishReason, Request, RequestDelta, RequestStatus
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
+from engine.step_drafts import StepDrafts
 from engine.step_in_making import StepInMaking
 from engine.step_limit import StepLimit
 from engine.waiting_queue import RequestQueue, ServiceOrder
@@ -64,10 +65,13 @@ class Scheduler:
         self.limit = StepLimit(config.step_tokens)
         self.requests: dict[str, Request] = {}
         self.num_preemptions = 0
-        self._planner = planner
-        self._draft_follows = draft_follows
         self._max_model_len = max_model_len
-        self._draft_max_len = max_model_len if draft_max_len is None else draft_max_len
+        self._drafts = StepDrafts(
+            planner,
+            kv,
+            follows=draft_follows,
+            max_len=max_model_len if draft_max_len is None else draft_max_len,
+        )
         self._clock = clock
         self._on_start = on_start
         self._last_step = SchedulerOutput()
@@ -130,10 +134,10 @@ class Scheduler:
         """Choose what the next step computes, now that nothing is under way."""
         for request in self._running:
             request.num_in_flight_tokens = 0
-        step = StepInMaking(self.limit.num_tokens, draft_rests=self._draft_rests)
+        step = StepInMaking(self.limit.num_tokens, draft_rests=self._drafts.rest)
         self._decode_running(step)
         self._draft_running(step)
-        step.draft_rests = self._draft_rests
+        step.draft_rests = self._drafts.rest
         self._prefill_running(step)
         self._admit_waiting(step)
         return self._start(step)
@@ -158,7 +162,7 @@ class Scheduler:
         newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
         if self._outbox or self.limit.is_tight or not all(map(can_join, newcomers)):
             return None
-        step = StepInMaking(self.limit.num_tokens, draft_rests=self._draft_rests)
+        step = StepInMaking(self.limit.num_tokens, draft_rests=self._drafts.rest)
         before = {share.request.request_id: share for share in under_way.scheduled}
         if not self._decode_ahead(step, before) or not self._draft_ahead(step, before):
             return None
@@ -174,7 +178,7 @@ class Scheduler:
                 is_decoding = request.num_tokens_left == 1
             elif share.samples:
                 is_decoding = True
-            elif self._draft_follows and (share.draft_rests or not share.is_draft_current):
+            elif self._drafts.follows and (share.draft_rests or not share.is_draft_current):
                 return False
             else:
                 continue  # its prompt goes on
@@ -248,82 +252,22 @@ class Scheduler:
             if is_decoding and step.budget > 0 and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
-    @property
-    def _draft_rests(self) -> bool:
-        return self._draft_follows and self._planner is not None and self._planner.draft_rests
-
     def _draft_running(self, step: StepInMaking) -> None:
-        if self._planner is None or not self._planner.wakes():
-            return
-        # A prompt that can be computed now comes before any draft.
-        budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
-        rooms = [self._draft_room(share.request) for share in step.shares.values()]
-        if budget <= 0 or not rooms:
-            return
-        for room, plan in zip(rooms, self._planner.plan(rooms), strict=True):
-            if plan.num_tokens and budget > 0:
-                budget -= self._draft(step, step.shares[room.request.request_id], plan, budget)
+        if self._drafts.wake():
+            # A prompt that can be computed now comes before any draft.
+            budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
+            self._drafts.draft(step, budget)
 
     def _draft_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Draft for a step that is planned ahead; False where that cannot be done yet."""
-        planner = self._planner
-        if planner is None:
-            return True
-        shares = list(step.shares.values())
-        requests = [share.request for share in shares]
-        if not planner.plans_ahead(requests):
+        if not self._drafts.can_plan_ahead([share.request for share in step.shares.values()]):
             return False
-        if not shares:
+        if not step.shares:
             return True
         budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
-        if budget <= 0 or not planner.wakes():
+        if budget <= 0 or not self._drafts.wake():
             return True
-        rooms = [self._draft_room(request) for request in requests]
-        for share, plan in zip(shares, planner.plan(rooms), strict=True):
-            assert plan.known is None, "who knows tokens does not plan ahead"
-            num_drafts = min(plan.num_model_tokens, budget)
-            if not num_drafts:
-                continue
-            request = share.request
-            most = request.num_tokens + request.num_in_flight_tokens + num_drafts
-            if self._lag_after(before.get(request.request_id), request) > 1 or (
-                not self.kv.allocate_slots(request, most)
-            ):
-                return False
-            share.draft_rests = False
-            share.num_draft_tokens = step.take(num_drafts)
-            share.block_ids = self.kv.block_ids(request)
-            budget -= num_drafts
-        return True
-
-    def _lag_after(self, share: ScheduledRequest | None, request: Request) -> int:
-        """Give the draft's lag behind a share: one at most where it drafted or followed."""
-        lag = self._draft_lag(request)
-        if share is None or not self._draft_follows:
-            return lag
-        is_followed = share.num_tokens > 1 and share.is_draft_current and not share.draft_rests
-        if share.num_draft_tokens or is_followed:
-            return 1
-        return lag - share.num_catch_up_tokens + share.num_tokens
-
-    def _draft(
-        self, step: StepInMaking, share: ScheduledRequest, plan: DraftPlan, budget: int
-    ) -> int:
-        """Schedule what was planned as far as the budget goes; returns the tokens given out."""
-        request = share.request
-        # Blocks first: with none to spare there is no draft, and so no reason to catch up.
-        if not self.kv.allocate_slots(request, request.num_tokens + plan.num_tokens):
-            return 0
-        if plan.known is None:
-            share.draft_rests = False
-            share.num_catch_up_tokens = step.take(min(self._draft_lag(request), budget))
-            budget -= share.num_catch_up_tokens
-            if share.num_catch_up_tokens < self._draft_lag(request):
-                return share.num_catch_up_tokens
-        share.known_draft = plan.known
-        share.num_draft_tokens = step.take(min(plan.num_tokens, budget))
-        share.block_ids = self.kv.block_ids(request)
-        return share.num_catch_up_tokens + share.num_draft_tokens
+        return self._drafts.draft_ahead(step, before, budget)
 
     def _prefill_running(self, step: StepInMaking) -> None:
         for request in self._running:
@@ -353,14 +297,14 @@ class Scheduler:
             request.scheduled_time = self._clock()
         request.num_computed_tokens = num_cached_tokens
         num_drafted = self.kv.num_draft_cached_tokens(request)
-        request.num_draft_computed_tokens = min(num_drafted, self._draft_max_len)
+        request.num_draft_computed_tokens = min(num_drafted, self._drafts.max_len)
         request.status = RequestStatus.RUNNING
         self._waiting.discard(request)
         self._running.add(request)
         return True
 
     def _prefill(self, request: Request, step: StepInMaking) -> None:
-        lag = 0 if step.draft_rests else self._draft_lag(request)
+        lag = 0 if step.draft_rests else self._drafts.lag(request)
         num_catch_up_tokens = step.take(min(lag, step.budget - 1))
         self._give(request, step, num_catch_up_tokens)
 
@@ -420,15 +364,6 @@ class Scheduler:
         step.drop(request)
         step.preempted.append(request)
 
-    def _draft_room(self, request: Request) -> DraftRoom:
-        asked = request.params.max_draft_tokens
-        # A pass emits one token more than it drafts; the draft computes one token less.
-        num_known = request.num_tokens + request.num_in_flight_tokens
-        num_useful = request.max_total_tokens - num_known - 1
-        num_tokens = max(0, num_useful if asked is None else min(asked, num_useful))
-        num_held = self._draft_max_len - num_known + 1
-        return DraftRoom(request, num_tokens, max(0, min(num_tokens, num_held)))
-
     def _num_prompt_tokens_wanted(self, limit: int) -> int:
         """Count prompt tokens that this step could compute, up to a limit."""
         wanted = sum(
@@ -442,12 +377,6 @@ class Scheduler:
             wanted += request.num_tokens
         return min(wanted, limit)
 
-    def _draft_lag(self, request: Request) -> int:
-        if not self._draft_follows:
-            return 0
-        num_wanted = min(request.num_computed_tokens, self._draft_max_len)
-        return num_wanted - request.num_draft_computed_tokens
-
     def _book(self, share: ScheduledRequest, outcome: RequestOutcome) -> None:
         request = share.request
         prompt_logprobs = take_prompt_logprobs(share, outcome)
@@ -457,9 +386,9 @@ class Scheduler:
         num_accepted = min(outcome.num_accepted_tokens, len(taken))
         request.num_computed_tokens += share.num_tokens + num_accepted
         request.num_draft_computed_tokens = min(
-            outcome.num_draft_computed_tokens, request.num_computed_tokens, self._draft_max_len
+            outcome.num_draft_computed_tokens, request.num_computed_tokens, self._drafts.max_len
         )
-        num_drafted = self._num_drafted_tokens(request)
+        num_drafted = self._drafts.num_computed_by_both(request)
         # What a resting draft lacks must not keep others from what the target has computed.
         num_tokens = request.num_computed_tokens if share.draft_rests else num_drafted
         self.kv.publish(request, num_tokens, num_drafted)
@@ -469,13 +398,6 @@ class Scheduler:
         else:
             self.kv.trim(request, request.num_tokens + request.num_in_flight_tokens)
             self._fail_if_too_long(request)
-
-    def _num_drafted_tokens(self, request: Request) -> int:
-        """Count tokens that both models have computed, as far as the draft can."""
-        num_draft = request.num_draft_computed_tokens
-        if not self._draft_follows or num_draft >= self._draft_max_len:
-            return request.num_computed_tokens
-        return num_draft
 
     def _fail_if_too_long(self, request: Request) -> None:
         if request.num_tokens > self.kv.capacity_tokens:

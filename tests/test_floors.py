@@ -35,6 +35,7 @@ FLOORS = {
     "engine.version": 1,
     "engine.draft_planner": 2,
     "engine.outbox": 2,
+    "engine.step_drafts": 2,
     "engine.step_in_making": 2,
     "engine.step_limit": 2,
     "engine.step_ledger": 2,
