@@ -2,16 +2,18 @@
 
 Running requests come first: one known token for everyone that decodes, then drafts, then the
 prompts that are under way; waiting requests get the rest in service order. All of it draws on
-one token budget and one block pool. It never sees the models: `EngineCore` carries its output
-to the runner and the outcome back.
+one token budget and one block pool. Background work has its turn behind everybody else; whoever
+of it gets no part of a step pauses, and keeps its blocks until they are needed. It never sees the
+models: `EngineCore` carries its output to the runner and the outcome back.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from itertools import islice
+from itertools import takewhile
 
+from engine.background_work import BackgroundWork
 from engine.config import SchedulerConfig
 from engine.draft_planner import DraftPlanner
 from engine.errors import InvalidRequestError
@@ -41,10 +43,12 @@ class Scheduler:
         draft_max_len: tokens that the draft can hold per request; None = no limit.
         clock: seconds, monotonic; stamps requests that carry no arrival time, and their start.
         on_start: hears who is computed by each step that begins, and by one that still runs.
+        can_join: whether a request can be computed in a step that is planned ahead.
 
     Attributes:
         requests: those that have not ended, by id.
         limit: see `StepLimit`.
+        background: see `BackgroundWork`.
         num_preemptions: how often a request lost its blocks, over all requests.
     """
 
@@ -59,10 +63,12 @@ class Scheduler:
         draft_max_len: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_start: Callable[[set[str]], None] | None = None,
+        can_join: Callable[[Request], bool] = lambda _request: True,
     ) -> None:
         self.config = config
         self.kv = kv
         self.limit = StepLimit(config.step_tokens)
+        self.background = BackgroundWork(config.background_slowdown, config.max_num_seqs, clock)
         self.requests: dict[str, Request] = {}
         self.num_preemptions = 0
         self._max_model_len = max_model_len
@@ -74,6 +80,7 @@ class Scheduler:
         )
         self._clock = clock
         self._on_start = on_start
+        self._can_join = can_join
         self._last_step = SchedulerOutput()
         self._order = ServiceOrder(config.priority_ageing_s)
         self._waiting = RequestQueue(self._order)
@@ -110,6 +117,7 @@ class Scheduler:
         request.max_total_tokens = min(request.max_total_tokens, self._max_model_len)
         self.requests[request.request_id] = request
         self._order.enter(request)
+        self.background.enter(request)
         self._waiting.add(request)
         is_complete = request.num_tokens >= request.max_total_tokens
         if is_complete and not request.lacks_prompt_logprobs:
@@ -134,17 +142,17 @@ class Scheduler:
         """Choose what the next step computes, now that nothing is under way."""
         for request in self._running:
             request.num_in_flight_tokens = 0
-        step = StepInMaking(self.limit.num_tokens, draft_rests=self._drafts.rest)
-        self._decode_running(step)
-        self._draft_running(step)
-        step.draft_rests = self._drafts.rest
-        self._prefill_running(step)
-        self._admit_waiting(step)
+        step = self._new_step()
+        for turn in self.background.turns():
+            self._begin_turn(step, turn)
+            self._decode_running(step)
+            self._draft_running(step)
+            step.draft_rests = self._drafts.rest
+            self._prefill_running(step)
+            self._admit_waiting(step)
         return self._start(step)
 
-    def schedule_ahead(
-        self, under_way: SchedulerOutput, can_join: Callable[[Request], bool]
-    ) -> SchedulerOutput | None:
+    def schedule_ahead(self, under_way: SchedulerOutput) -> SchedulerOutput | None:
         """Choose what follows upon a step of which no outcome is known yet.
 
         Every request that goes on for certain is given its next token, wherever that will be, and
@@ -152,53 +160,103 @@ class Scheduler:
 
         Args:
             under_way: that step.
-            can_join: whether a waiting request can be computed in such a step.
 
         Returns:
             Another such step; None where the outcome has to be known first: blocks are short, or
-            drafts depend on it.
+            drafts depend on it, or it is the turn of somebody who cannot be in such a step.
         """
-        has_seats = self.num_running < self.config.max_num_seqs
-        newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
-        if self._outbox or self.limit.is_tight or not all(map(can_join, newcomers)):
+        if self._outbox or self.limit.is_tight:
             return None
-        step = StepInMaking(self.limit.num_tokens, draft_rests=self._drafts.rest)
+        step = self._new_step()
         before = {share.request.request_id: share for share in under_way.scheduled}
-        if not self._decode_ahead(step, before) or not self._draft_ahead(step, before):
-            return None
-        self._prefill_ahead(step, before)
-        self._admit_waiting(step, may_preempt=False)
+        for turn in self.background.turns():
+            self._begin_turn(step, turn)
+            if (
+                not self._can_all_join(step, before)
+                or not self._decode_ahead(step, before)
+                or not self._draft_ahead(step, before)
+            ):
+                return None
+            self._prefill_ahead(step, before)
+            if not self._admit_waiting(step, may_preempt=False):
+                return None
         return self._start(step, before) if step.shares else None
+
+    def _new_step(self) -> StepInMaking:
+        return StepInMaking(
+            self.limit.num_tokens, self.config.max_num_seqs, draft_rests=self._drafts.rest
+        )
+
+    def _begin_turn(self, step: StepInMaking, is_for_background: bool) -> None:
+        step.is_for_background = is_for_background
+        if is_for_background:
+            step.is_for_guests = self.background.is_guest
+            others = list(step.shares.values())
+            step.budget = self.background.most_tokens(others, step.budget)
+
+    def _running_of(self, step: StepInMaking) -> list[Request]:
+        """Give the running requests whose turn it is."""
+        return [r for r in self._running if self._is_turn_of(r, step)]
+
+    def _newcomers_of(self, step: StepInMaking) -> list[Request]:
+        """Give the waiting requests whose turn it is, those in front."""
+        # Those who wait for a prefix may be many; looking past two batches of them buys nothing.
+        waiting = self._waiting.first(2 * self.config.max_num_seqs)
+        # Background work does not overtake whoever still waits.
+        mine = takewhile(lambda r: r.is_background is step.is_for_background, waiting)
+        return [request for request in mine if self._is_turn_of(request, step)]
+
+    def _is_turn_of(self, request: Request, step: StepInMaking) -> bool:
+        if request.is_background is not step.is_for_background:
+            return False
+        # Guests who would force others to wait for the outcome of each step stay away.
+        if not step.is_for_guests or self._can_join(request):
+            return True
+        given = [share.request for share in step.shares.values()]
+        return not all(self._can_join(other) for other in given if not other.is_background)
+
+    def _can_all_join(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
+        """Whether nobody's turn comes who needs to know the outcome of each step."""
+        entering = [r for r in self._running_of(step) if r.request_id not in before]
+        if self._num_free_seats(step):
+            entering += self._newcomers_of(step)
+        return all(map(self._can_join, entering))
 
     def _decode_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Give those their next token who will have one; False where blocks are short."""
-        for request in self._running:
+        for request in self._running_of(step):
             share = before.get(request.request_id)
             if share is None:
                 is_decoding = request.num_tokens_left == 1
             elif share.samples:
                 is_decoding = True
-            elif self._drafts.follows and (share.draft_rests or not share.is_draft_current):
-                return False
+            elif step.is_for_guests or self._goes_on(share):
+                continue
             else:
-                continue  # its prompt goes on
+                return False
             num_tokens = request.num_tokens + request.num_in_flight_tokens
             if not is_decoding or num_tokens >= request.max_total_tokens:
                 continue  # it may have ended
-            if step.budget == 0 or not self.kv.allocate_slots(request, num_tokens):
+            if not step.is_full and self.kv.allocate_slots(request, num_tokens):
+                self._give(request, step, 0, is_ahead=True)
+            elif not step.is_for_guests:
                 return False
-            self._give(request, step, 0, is_ahead=True)
         return True
+
+    def _goes_on(self, share: ScheduledRequest) -> bool:
+        """Whether more of a prompt can be computed right behind a part of it."""
+        is_settled = share.is_draft_current and not share.draft_rests
+        return not share.samples and (is_settled or not self._drafts.follows)
 
     def _prefill_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> None:
         """Go on with prompts, behind the part of them that is under way."""
-        for request in self._running:
+        for request in self._running_of(step):
             share = before.get(request.request_id)
-            if step.budget == 0 or request.request_id in step.shares:
+            if step.is_full or request.request_id in step.shares:
                 continue
             if share is None and request.num_tokens_left > 1:
                 self._prefill(request, step)
-            elif share is not None and not share.samples:
+            elif share is not None and self._goes_on(share):
                 self._give(request, step, 0, share.start + share.num_tokens)
 
     def update(self, output: SchedulerOutput, model_output: ModelOutput) -> list[RequestDelta]:
@@ -220,8 +278,9 @@ class Scheduler:
         """Make the next step smaller, as the last one did not fit into memory.
 
         Nothing of that step is booked, so all of it is computed again. The request with the most
-        tokens loses its blocks, unless it was alone; one that does not fit alone, token by token
-        and without drafts, ends with an error (unless a step in front of it was still running).
+        tokens, of background work if there is any, loses its blocks, unless it was alone; one that
+        does not fit alone, token by token and without drafts, ends with an error (unless a step in
+        front of it was still running).
         """
         for request in self.requests.values():
             request.num_in_flight_tokens = 0
@@ -229,7 +288,8 @@ class Scheduler:
         step, self._last_step = StepInMaking(0), SchedulerOutput()
         if not shares:
             return
-        largest = max(shares, key=lambda share: share.request.num_tokens).request
+        by_size = [(share.request.is_background, share.request.num_tokens) for share in shares]
+        largest = shares[by_size.index(max(by_size))].request
         num_tokens = SchedulerOutput(shares).num_tokens
         if num_tokens == 1 and not was_ahead:
             self.fail(largest, error)
@@ -246,45 +306,52 @@ class Scheduler:
         return output
 
     def _decode_running(self, step: StepInMaking) -> None:
-        for request in self._running:
+        for request in self._running_of(step):
             # Somebody before it may have taken its blocks a moment ago.
             is_decoding = request.status is RequestStatus.RUNNING and request.num_tokens_left == 1
-            if is_decoding and step.budget > 0 and self._make_room(request, step):
+            if is_decoding and not step.is_full and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
     def _draft_running(self, step: StepInMaking) -> None:
-        if self._drafts.wake():
+        if step.shares and not step.is_for_guests and self._drafts.wake():
             # A prompt that can be computed now comes before any draft.
-            budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
+            budget = step.budget - self._num_prompt_tokens_wanted(step)
             self._drafts.draft(step, budget)
 
     def _draft_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Draft for a step that is planned ahead; False where that cannot be done yet."""
+        if step.is_for_guests:
+            return True
         if not self._drafts.can_plan_ahead([share.request for share in step.shares.values()]):
             return False
         if not step.shares:
             return True
-        budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
+        budget = step.budget - self._num_prompt_tokens_wanted(step)
         if budget <= 0 or not self._drafts.wake():
             return True
         return self._drafts.draft_ahead(step, before, budget)
 
     def _prefill_running(self, step: StepInMaking) -> None:
-        for request in self._running:
-            if step.budget > 0 and request.num_tokens_left > 1:
+        for request in self._running_of(step):
+            if not step.is_full and request.num_tokens_left > 1:
                 self._prefill(request, step)
 
-    def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> None:
-        # Those who wait for a prefix may be many; looking past two batches of them buys nothing.
-        for request in islice(self._waiting, 2 * self.config.max_num_seqs):
-            # Blocks that somebody lost in this step are not for newcomers.
-            if step.budget == 0 or step.preempted or self.num_running >= self.config.max_num_seqs:
+    def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> bool:
+        """Let in who waits; False where somebody else has to lose blocks first, and may not."""
+        for request in self._newcomers_of(step):
+            if step.is_full or not self._num_free_seats(step) or _is_robbed(step, request):
                 break
             if self.kv.is_prefix_pending(request):
                 continue
             if not self._admit(request, step, may_preempt=may_preempt):
-                break
+                return may_preempt or self._victim_of(request) is None
             self._prefill(request, step)
+        return True
+
+    def _num_free_seats(self, step: StepInMaking) -> int:
+        """Count seats, of which background work takes none that anybody else could have."""
+        taken = [r for r in self._running if step.is_for_background or not r.is_background]
+        return max(0, self.config.max_num_seqs - len(taken))
 
     def _admit(self, request: Request, step: StepInMaking, *, may_preempt: bool) -> bool:
         while (num_cached_tokens := self.kv.admit(request)) is None:
@@ -338,6 +405,8 @@ class Scheduler:
         """Cover the request's known tokens, taking blocks from those behind it, or its own."""
         while not self.kv.allocate_slots(request, request.num_tokens):
             last = next(reversed(self._running))
+            if last is request and step.is_for_guests:
+                return False
             self._preempt(last, step)
             if last is request:
                 return False
@@ -345,10 +414,11 @@ class Scheduler:
 
     def _victim_of(self, request: Request) -> Request | None:
         """Find the last running request that is both less important and behind this one."""
+        importance = request.is_background, request.priority
         for other in reversed(self._running):
             if self._order.key(other) < self._order.key(request):
                 return None
-            if other.priority > request.priority:
+            if (other.is_background, other.priority) > importance:
                 return other
         return None
 
@@ -364,13 +434,14 @@ class Scheduler:
         step.drop(request)
         step.preempted.append(request)
 
-    def _num_prompt_tokens_wanted(self, limit: int) -> int:
-        """Count prompt tokens that this step could compute, up to a limit."""
-        wanted = sum(
-            request.num_tokens_left for request in self._running if request.num_tokens_left > 1
-        )
+    def _num_prompt_tokens_wanted(self, step: StepInMaking) -> int:
+        """Count prompt tokens of those whose turn it is that this step could compute."""
+        running, limit = self._running_of(step), step.budget
+        wanted = sum(request.num_tokens_left for request in running if request.num_tokens_left > 1)
         num_free = self.kv.num_free_blocks * self.kv.block_size
-        for request in islice(self._waiting, self.config.max_num_seqs - self.num_running):
+        if not step.is_for_background:
+            num_free += sum(r.num_computed_tokens for r in self._running if r.is_background)
+        for request in self._newcomers_of(step)[: self._num_free_seats(step)]:
             num_free -= request.num_tokens
             if num_free < 0 or wanted >= limit:
                 break
@@ -418,4 +489,10 @@ class Scheduler:
         self._running.discard(request)
         self._waiting.discard(request)
         self._order.leave(request)
+        self.background.leave(request)
         del self.requests[request.request_id]
+
+
+def _is_robbed(step: StepInMaking, request: Request) -> bool:
+    """Whether the blocks that a newcomer would get are those that its like lost in this step."""
+    return any(lost.is_background <= request.is_background for lost in step.preempted)
