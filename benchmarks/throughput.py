@@ -131,7 +131,7 @@ def _requests(
     token_ids, params = [], []
     for number in range(args.requests):
         ask = prompts.asks[number % len(prompts.asks)]
-        token_ids.append(_token_ids(llm, ask))
+        token_ids.append(token_ids_of(llm, ask))
         params.append(
             SamplingParams(
                 temperature=args.temperature,
@@ -143,7 +143,8 @@ def _requests(
     return token_ids, params
 
 
-def _token_ids(llm: LLM, ask: Ask) -> list[int]:
+def token_ids_of(llm: LLM, ask: Ask) -> list[int]:
+    """Give the tokens of a prompt; a made-up one has exactly its length."""
     tokenizer, prompt = llm.prompt_tokenizer, ask.prompt
     if isinstance(prompt, str):
         if ask.num_words is not None:
