@@ -1,8 +1,9 @@
 """What background work does to real-time answers, and how much it gets done beside them.
 
-Three loads on one offline engine, in turn, round after round: real-time requests alone (Poisson
-arrivals), background work alone (never less than it could take), and both. Told are the real-time
-answers' times to the first token and between tokens, and everybody's tokens per second.
+Three loads on offline engines, in turn, round after round: real-time requests alone (Poisson
+arrivals), background work alone (never less than could be taken), and both. Told are the real-time
+answers' times to the first token and between tokens, and everybody's tokens per second. Background
+work alone has an engine of its own, over the same models: one that never sees a real-time request.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from benchmarks.serving.prompt_sets import CHAT, FORMS, prompt_set
 from benchmarks.throughput import offline_config, token_ids_of
 from benchmarks.workbench import check_at_least
 from benchmarks.workloads import SHARED
+from engine.config import EngineConfig
+from engine.config_files import resolve
 from engine.config_flags import add_config_flags
 from engine.core import EngineCore
-from engine.door import make_requests
+from engine.door import ModelInfo, make_requests
 from engine.errors import ConfigError
-from engine.llm import LLM
-from engine.model_pair import resolve_device
+from engine.model_pair import load_pair, resolve_device
+from engine.prompts import PromptTokenizer
 from engine.request import Request, RequestDelta
 from engine.sampling_params import SamplingParams
+from engine.tokenization import load_tokenizer
 
 _MS = 1000.0
 _REAL_TIME, _BATCH, _BOTH = "real-time alone", "batch alone", "both"
@@ -113,26 +117,29 @@ def run(args: argparse.Namespace) -> int:
         ModelLoadError: the model cannot be loaded.
     """
     _check(args)
-    config, console = offline_config(args), Console()
-    llm = LLM(config=config)
-    ask = _asker(llm, args)
-    rate = args.load / _answer_seconds(llm.core, ask)
+    config, console = resolve(offline_config(args)), Console()
+    models = load_pair(config)
+    core = EngineCore(config, models)
+    cores = {_REAL_TIME: core, _BATCH: EngineCore(config, models), _BOTH: core}
+    ask = _asker(config, core.info, args)
+    rate = args.load / _answer_seconds(core, ask)
     rounds: dict[str, list[Numbers]] = {load: [] for load in _LOADS}
     with show_progress(args.repeats * len(_LOADS)) as on_progress:
-        # The first steps of background work alone teach what steps take.
-        _serve(llm.core, ask, _BATCH, [], args.seconds / 4)
+        # The first steps teach what steps take.
+        for load in (_BATCH, _BOTH):
+            _serve(cores[load], ask, load, [], args.seconds / 4)
         for number in range(args.repeats):
             arrivals = _arrivals(rate, args, number)
             for place, load in enumerate(_LOADS):
                 on_progress(load, float(number * len(_LOADS) + place))
-                seen = _serve(llm.core, ask, load, arrivals, args.seconds)
+                seen = _serve(cores[load], ask, load, arrivals, args.seconds)
                 rounds[load].append(numbers_of(seen))
     points: dict[str, Spread] = {load: over_rounds(found) for load, found in rounds.items()}
     comparison = compare(rounds)
     page = Page(
         title="Outdraft background work",
         facts={
-            "model": llm.info.model_name,
+            "model": core.info.model_name,
             "machine": machine_in_words(resolve_device(config.model.device).type),
             "real-time": f"{rate:.2f} requests/s, {args.prompts}, {args.max_tokens} tokens back",
             "batch": f"{args.batch_prompts}, {args.batch_max_tokens} tokens back",
@@ -188,15 +195,19 @@ def _check(args: argparse.Namespace) -> None:
             raise ConfigError(f"{name}: {getattr(args, name):g} is not above 0.")
 
 
-def _asker(llm: LLM, args: argparse.Namespace) -> Ask:
-    data_dir = args.data or SHARED / "data"
+def _asker(config: EngineConfig, info: ModelInfo, args: argparse.Namespace) -> Ask:
+    model, data_dir = config.model, args.data or SHARED / "data"
+    assert model.model is not None, "resolve() names a model"
+    tokenizer = PromptTokenizer(
+        model.model, load_tokenizer(model.model, model.revision, model.trust_remote_code)
+    )
     names = {False: args.prompts, True: args.batch_prompts}
     most = {False: args.max_tokens, True: args.batch_max_tokens}
     prompts: dict[bool, list[list[int]]] = {}
     lengths: dict[bool, list[int]] = {}
     for whose, name in names.items():
         asks = prompt_set(name, data_dir, _NUM_PROMPTS, args.seed).asks
-        prompts[whose] = [token_ids_of(llm, ask) for ask in asks]
+        prompts[whose] = [token_ids_of(tokenizer, ask) for ask in asks]
         lengths[whose] = [ask.num_output_tokens or most[whose] for ask in asks]
     numbers = count()
 
@@ -213,7 +224,7 @@ def _asker(llm: LLM, args: argparse.Namespace) -> Ask:
             prompts[is_background][place],
             params,
             request_id=f"{'batch' if is_background else 'chat'}-{number}",
-            info=llm.info,
+            info=info,
             is_background=is_background,
         )[0]
 
@@ -241,7 +252,9 @@ def _arrivals(rate: float, args: argparse.Namespace, number: int) -> list[float]
 
 def _serve(core: EngineCore, ask: Ask, load: str, arrivals: list[float], seconds: float) -> Seen:
     """Serve a load for so many seconds; what is left of it then is given up."""
-    seen, due, last = Seen(), {}, {}
+    seen = Seen()
+    due: dict[str, float] = {}
+    last: dict[str, float] = {}
     coming = iter([] if load == _BATCH else arrivals)
     next_s = next(coming, None)
     num_batch = 0 if load == _REAL_TIME else 2 * core.config.scheduler.max_num_seqs

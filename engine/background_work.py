@@ -1,17 +1,21 @@
 """How much of a step may be background work, so that nobody else notices it; no torch.
 
 Beside real-time work, background work gets as many tokens as lengthen the step by no more than a
-share, judged by what steps took so far. Alone it has the whole step; only its prompts are taken
-in small parts while somebody who comes would have to wait for them. Who of the background work is
-served first is the scheduler's business.
+share, judged by what steps took so far. Alone it has the whole step, unless real-time requests
+came lately: who comes next waits for the step under way, so steps are kept short then, beside the
+time that callers wait for a first token anyway. Who of the background work is served first is the
+scheduler's business.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Collection, Iterable
+from statistics import median
 
 from engine.request import Request
 from engine.step import ModelOutput, ScheduledRequest, SchedulerOutput
+from engine.step_in_making import StepInMaking
 from engine.step_times import StepTimes, next_size
 
 # Where real-time requests came within so many seconds, more of them are to be expected.
@@ -19,6 +23,9 @@ _RECENT_S = 60.0
 # One of so many shared steps goes beyond what is known to be right, and another one has real-time
 # work alone: both change. They are rare enough not to be seen among the slowest of a hundred.
 _TRY_STEPS = 128
+_NUM_WAITS = 64
+# Larger steps do more per second, but where step times grow with their tokens only a little.
+_WORTHWHILE = 0.8
 
 
 class BackgroundWork:
@@ -37,6 +44,7 @@ class BackgroundWork:
         self._num_requests = {False: 0, True: 0}
         self._seen_real_time: float | None = None
         self._num_shared_steps = 0
+        self._waits_s: deque[float] = deque(maxlen=_NUM_WAITS)
         self._decoding = StepTimes()
         self._with_prompts = StepTimes()
 
@@ -55,24 +63,20 @@ class BackgroundWork:
         return [whose for whose, count in self._num_requests.items() if count] or [False]
 
     @property
-    def is_guest(self) -> bool:
-        """Whether background work is not alone."""
-        return self._num_requests[False] > 0
+    def num_requests(self) -> int:
+        """Requests of background work that have not ended."""
+        return self._num_requests[True]
 
-    def most_tokens(self, others: Collection[ScheduledRequest], num_left: int) -> int:
-        """Give how many tokens of background work a step may have.
-
-        Args:
-            others: what real-time requests are given in it.
-            num_left: tokens that they leave.
-        """
-        if others:
-            return min(num_left, self._num_beside(others))
-        if not self._is_somebody_expected:
-            return num_left
-        # No longer than a step in which everybody decodes.
-        most = self._with_prompts.most_tokens(self._max_num_seqs, self._slowdown)
-        return min(num_left, most)
+    def begin_turn(self, step: StepInMaking, is_for_background: bool) -> None:
+        """Say in a step whose turn it is, and what is left for background work if it is its own."""
+        step.is_for_background = is_for_background
+        if not is_for_background:
+            return
+        step.is_for_guests = self._num_requests[False] > 0
+        others = list(step.shares.values())
+        num_tokens, num_requests = self._limits(others, step.budget)
+        step.budget = min(step.budget, num_tokens)
+        step.num_seats = min(step.num_seats, len(others) + num_requests)
 
     def expect(self, seconds_of: Callable[[int], float]) -> None:
         """Take what steps that decode so many tokens took before anybody was served."""
@@ -82,27 +86,52 @@ class BackgroundWork:
             num_tokens *= 2
 
     def observe(self, scheduled: SchedulerOutput, output: ModelOutput, seconds: float) -> None:
-        """Learn from a step what such a step takes."""
-        shares = scheduled.scheduled
+        """Learn from a step that was booked what such a step takes, and how long callers waited."""
+        shares, now = scheduled.scheduled, self._clock()
         num_tokens = sum(share.num_tokens for share in shares)
         num_tokens += sum(outcome.num_draft_tokens for outcome in output.outcomes)
         others = [share for share in shares if not share.request.is_background]
         self._times_of(others or shares).observe(num_tokens, seconds)
+        for share, outcome in zip(shares, output.outcomes, strict=True):
+            request = share.request
+            is_first = 0 < request.num_output_tokens <= len(outcome.sampled)
+            if is_first and not request.is_background:
+                self._waits_s.append(now - request.arrival_time)
 
     @property
     def _is_somebody_expected(self) -> bool:
         seen = self._seen_real_time
         return seen is not None and self._clock() - seen < _RECENT_S
 
+    def _limits(self, others: Collection[ScheduledRequest], num_left: int) -> tuple[int, int]:
+        """Give how many tokens of background work a step may have, and of how many requests."""
+        if others:
+            most = self._num_beside(others)
+            return most, most
+        if self._is_somebody_expected:
+            return self._num_alone()
+        return num_left, self._max_num_seqs
+
     def _num_beside(self, others: Collection[ScheduledRequest]) -> int:
         num_tokens = sum(share.num_tokens + share.num_draft_tokens for share in others)
-        most = self._times_of(others).most_tokens(num_tokens, self._slowdown)
+        times = self._times_of(others)
+        seconds = times.seconds(num_tokens)
         self._num_shared_steps += 1
-        if self._slowdown == 0.0 or self._num_shared_steps % _TRY_STEPS == 0:
-            most = num_tokens
-        elif self._num_shared_steps % _TRY_STEPS == _TRY_STEPS // 2:
+        is_alone = self._num_shared_steps % _TRY_STEPS == 0
+        if is_alone or self._slowdown == 0.0 or seconds is None:
+            return 0
+        most = times.most_tokens((1.0 + self._slowdown) * seconds, num_tokens)
+        if self._num_shared_steps % _TRY_STEPS == _TRY_STEPS // 2:
             most = next_size(most)
         return most - num_tokens
+
+    def _num_alone(self) -> tuple[int, int]:
+        """Give the limits of a step that does much, and soon is over for whoever comes then."""
+        most = self._decoding.worthwhile_tokens(_WORTHWHILE, self._max_num_seqs)
+        wait_s = median(self._waits_s) if self._waits_s else 0.0
+        seconds = max(self._decoding.seconds(most) or 0.0, self._slowdown * wait_s)
+        of_prompts = self._with_prompts.most_tokens(seconds, most)
+        return of_prompts, self._decoding.most_tokens(seconds, most)
 
     def _times_of(self, shares: Iterable[ScheduledRequest]) -> StepTimes:
         """Give the times to compare with: a row that is sampled takes longer than others."""

@@ -277,6 +277,10 @@ class EngineCore:
         stats.warnings = self._speculation.warnings
         stats.num_running = self.scheduler.num_running
         stats.num_waiting = self.scheduler.num_waiting + len(self._grammar_queue)
+        background = self.scheduler.count_background()
+        stats.num_background_running, stats.num_background_paused = background
+        stats.num_background_waiting = self.scheduler.background.num_requests - sum(background)
+        stats.num_background_waiting += self._grammar_queue.num_background
         stats.num_preemptions = self.scheduler.num_preemptions
         stats.num_shed_steps = self.scheduler.limit.num_shed
         stats.drafter_failures = self._speculation.drafter_failures

@@ -102,6 +102,12 @@ class Scheduler:
         """Requests that do not."""
         return len(self._waiting)
 
+    def count_background(self) -> tuple[int, int]:
+        """Count background work that holds blocks: what the last step computed, and what pauses."""
+        computed = {share.request.request_id for share in self._last_step.scheduled}
+        holding = [r.request_id in computed for r in self._running if r.is_background]
+        return sum(holding), len(holding) - sum(holding)
+
     def add(self, request: Request) -> None:
         """Take a request in; one that can never be served ends with the next `update`.
 
@@ -144,7 +150,7 @@ class Scheduler:
             request.num_in_flight_tokens = 0
         step = self._new_step()
         for turn in self.background.turns():
-            self._begin_turn(step, turn)
+            self.background.begin_turn(step, turn)
             self._decode_running(step)
             self._draft_running(step)
             step.draft_rests = self._drafts.rest
@@ -170,7 +176,7 @@ class Scheduler:
         step = self._new_step()
         before = {share.request.request_id: share for share in under_way.scheduled}
         for turn in self.background.turns():
-            self._begin_turn(step, turn)
+            self.background.begin_turn(step, turn)
             if (
                 not self._can_all_join(step, before)
                 or not self._decode_ahead(step, before)
@@ -186,13 +192,6 @@ class Scheduler:
         return StepInMaking(
             self.limit.num_tokens, self.config.max_num_seqs, draft_rests=self._drafts.rest
         )
-
-    def _begin_turn(self, step: StepInMaking, is_for_background: bool) -> None:
-        step.is_for_background = is_for_background
-        if is_for_background:
-            step.is_for_guests = self.background.is_guest
-            others = list(step.shares.values())
-            step.budget = self.background.most_tokens(others, step.budget)
 
     def _running_of(self, step: StepInMaking) -> list[Request]:
         """Give the running requests whose turn it is."""
@@ -237,6 +236,8 @@ class Scheduler:
             num_tokens = request.num_tokens + request.num_in_flight_tokens
             if not is_decoding or num_tokens >= request.max_total_tokens:
                 continue  # it may have ended
+            if step.is_for_background and step.is_full:
+                break
             if not step.is_full and self.kv.allocate_slots(request, num_tokens):
                 self._give(request, step, 0, is_ahead=True)
             elif not step.is_for_guests:
@@ -339,12 +340,13 @@ class Scheduler:
     def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> bool:
         """Let in who waits; False where somebody else has to lose blocks first, and may not."""
         for request in self._newcomers_of(step):
-            if step.is_full or not self._num_free_seats(step) or _is_robbed(step, request):
+            if step.is_full or not self._num_free_seats(step) or step.took_from_likes_of(request):
                 break
             if self.kv.is_prefix_pending(request):
                 continue
             if not self._admit(request, step, may_preempt=may_preempt):
-                return may_preempt or self._victim_of(request) is None
+                is_final = may_preempt or step.is_for_guests
+                return is_final or self._victim_of(request) is None
             self._prefill(request, step)
         return True
 
@@ -491,8 +493,3 @@ class Scheduler:
         self._order.leave(request)
         self.background.leave(request)
         del self.requests[request.request_id]
-
-
-def _is_robbed(step: StepInMaking, request: Request) -> bool:
-    """Whether the blocks that a newcomer would get are those that its like lost in this step."""
-    return any(lost.is_background <= request.is_background for lost in step.preempted)

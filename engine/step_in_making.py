@@ -35,6 +35,10 @@ class StepInMaking:
         """Whether nobody can be given anything more."""
         return self.budget == 0 or len(self.shares) >= self.num_seats
 
+    def took_from_likes_of(self, request: Request) -> bool:
+        """Whether somebody who comes no later in order lost blocks, so that others wait."""
+        return any(lost.is_background <= request.is_background for lost in self.preempted)
+
     def take(self, num_tokens: int) -> int:
         """Spend as much of the budget as is there; returns how much."""
         taken = min(num_tokens, self.budget)

@@ -63,31 +63,56 @@ class StepTimes:
             self._pace += (seen - self._pace) / min(self._num_observed, _PACE_STEPS)
         size.add(num_tokens, seconds / self._pace)
 
-    def most_tokens(self, num_tokens: int, slowdown: float) -> int:
-        """Give how many tokens a step can have at most, to be slower by no more than a share.
+    def seconds(self, num_tokens: int) -> float | None:
+        """Give what a step of so many tokens takes; None beyond the largest that was seen.
 
-        Where all larger sizes that were seen are within, that is one size more than the largest,
-        so that it is seen; beside a step that is itself larger than all, nobody knows.
+        Below the smallest it is taken to shrink with the tokens.
+        """
+        before = (0.0, 0.0)
+        for place, seconds in self._known():
+            if place >= num_tokens:
+                return _between(before, (place, seconds), num_tokens)
+            before = place, seconds
+        return None
+
+    def most_tokens(self, seconds: float, least: int) -> int:
+        """Give how many tokens a step can have at most, to take no longer than so many seconds.
+
+        Where all sizes that were seen are within, that is one size more than the largest, so that
+        it is seen.
 
         Args:
-            num_tokens: of the step that it is compared with, at least 1.
-            slowdown: the share.
-
-        Returns:
-            At least `num_tokens`.
+            seconds: that it may take.
+            least: tokens that it has in any case, at least 1.
         """
-        known = sorted((size.num_tokens, size.seconds) for size in self._sizes.values())
-        if not known or known[-1][0] < num_tokens:
-            return num_tokens
-        low, low_s = float(num_tokens), _seconds_at(known, num_tokens)
-        limit_s = low_s * (1.0 + slowdown)
-        for place, seconds in known:
-            if place <= num_tokens:
+        low, low_s = float(least), min(seconds, self.seconds(least) or seconds)
+        for place, place_s in self._known():
+            if place <= least:
                 continue
-            if seconds > limit_s:
-                return int(low + (place - low) * (limit_s - low_s) / (seconds - low_s))
-            low, low_s = place, seconds
+            if place_s > seconds:
+                return int(low + (place - low) * (seconds - low_s) / (place_s - low_s))
+            low, low_s = place, place_s
         return next_size(math.ceil(low))
+
+    def worthwhile_tokens(self, share: float, limit: int) -> int:
+        """Give the fewest tokens at which steps do at least a share of the most work per second.
+
+        While steps do more the larger they are, that is one size more than the largest that was
+        seen, up to a limit.
+        """
+        rates = [(place / seconds, place) for place, seconds in self._known()]
+        if not rates:
+            return 1
+        best, place_of_best = max(rates)
+        largest = rates[-1][1]
+        if place_of_best == largest < limit:
+            return min(limit, next_size(math.ceil(largest)))
+        return min(limit, math.ceil(min(place for rate, place in rates if rate >= share * best)))
+
+    def _known(self) -> list[tuple[float, float]]:
+        """Give the sizes in order: tokens and seconds."""
+        sizes = self._sizes.values()
+        return sorted((size.num_tokens, size.seconds * self._pace) for size in sizes)
 
 
 def next_size(num_tokens: int) -> int:
@@ -99,12 +124,5 @@ def _place(num_tokens: int) -> int:
     return round(_SIZES_PER_DOUBLING * math.log2(num_tokens))
 
 
-def _seconds_at(known: list[tuple[float, float]], num_tokens: int) -> float:
-    """Read a line through the sizes; below the smallest time shrinks with the tokens."""
-    before = (0.0, 0.0)
-    for place, seconds in known:
-        if place >= num_tokens:
-            share = (num_tokens - before[0]) / (place - before[0])
-            return before[1] + (seconds - before[1]) * share
-        before = place, seconds
-    return before[1]
+def _between(low: tuple[float, float], high: tuple[float, float], place: float) -> float:
+    return low[1] + (high[1] - low[1]) * (place - low[0]) / (high[0] - low[0])
