@@ -98,7 +98,7 @@ def test_words_are_those_of_answers_left_alone(
 @pytest.mark.usefixtures("own_cache")
 def test_words_stay_the_same_where_blocks_are_taken_away(core_of: MakeCore) -> None:
     expected = generate(make_core(tiny_llama()), PROMPTS, PARAMS)
-    core = core_of(tiny_llama(), speculation=0, num_blocks=24, max_model_len=64)
+    core = core_of(tiny_llama(), speculation=0, num_blocks=30, max_model_len=96)
     words, _ = run_shared(core)
     assert [words[f"batch-{number}-0"] for number in range(len(PROMPTS))] == expected
     assert core.stats().num_preemptions > 0
