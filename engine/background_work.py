@@ -20,8 +20,9 @@ from engine.step_times import StepTimes, next_size
 
 # Where real-time requests came within so many seconds, more of them are to be expected.
 _RECENT_S = 60.0
-# One of so many shared steps goes beyond what is known to be right, and another one has real-time
-# work alone: both change. They are rare enough not to be seen among the slowest of a hundred.
+# One of so many steps with real-time work has nothing else in it, as what that takes changes too.
+_ALONE_STEPS = 16
+# One of so many goes beyond what is known to be right: too few to be the slowest of a hundred.
 _TRY_STEPS = 128
 _NUM_WAITS = 64
 # Larger steps do more per second, but where step times grow with their tokens only a little.
@@ -117,17 +118,18 @@ class BackgroundWork:
         times = self._times_of(others)
         seconds = times.seconds(num_tokens)
         self._num_shared_steps += 1
-        is_alone = self._num_shared_steps % _TRY_STEPS == 0
+        is_alone = self._num_shared_steps % _ALONE_STEPS == 0
         if is_alone or self._slowdown == 0.0 or seconds is None:
             return 0
         most = times.most_tokens((1.0 + self._slowdown) * seconds, num_tokens)
-        if self._num_shared_steps % _TRY_STEPS == _TRY_STEPS // 2:
+        if self._num_shared_steps % _TRY_STEPS == 1:
             most = next_size(most)
         return most - num_tokens
 
     def _num_alone(self) -> tuple[int, int]:
         """Give the limits of a step that does much, and soon is over for whoever comes then."""
-        most = self._decoding.worthwhile_tokens(_WORTHWHILE, self._max_num_seqs)
+        width = min(self._max_num_seqs, self._num_requests[True])
+        most = self._decoding.worthwhile_tokens(_WORTHWHILE, width)
         wait_s = median(self._waits_s) if self._waits_s else 0.0
         seconds = max(self._decoding.seconds(most) or 0.0, self._slowdown * wait_s)
         of_prompts = self._with_prompts.most_tokens(seconds, most)

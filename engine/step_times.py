@@ -97,16 +97,14 @@ class StepTimes:
     def worthwhile_tokens(self, share: float, limit: int) -> int:
         """Give the fewest tokens at which steps do at least a share of the most work per second.
 
-        While steps do more the larger they are, that is one size more than the largest that was
-        seen, up to a limit.
+        Until steps of up to `limit` tokens were tried a few times, it is a size to try.
         """
-        rates = [(place / seconds, place) for place, seconds in self._known()]
-        if not rates:
-            return 1
-        best, place_of_best = max(rates)
-        largest = rates[-1][1]
-        if place_of_best == largest < limit:
-            return min(limit, next_size(math.ceil(largest)))
+        tried = [size for size in self._sizes.values() if size.num_steps >= _TABLE_STEPS]
+        largest = math.ceil(max((size.num_tokens for size in tried), default=0.0))
+        if largest < limit:
+            return min(limit, max(1, 2 * largest))
+        rates = [(size.num_tokens / size.seconds, size.num_tokens) for size in tried]
+        best = max(rate for rate, _ in rates)
         return min(limit, math.ceil(min(place for rate, place in rates if rate >= share * best)))
 
     def _known(self) -> list[tuple[float, float]]:

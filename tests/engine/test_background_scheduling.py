@@ -112,7 +112,7 @@ def test_pauses_in_its_order_and_goes_on_with_the_blocks_it_has() -> None:
     machine.run(3)
     scheduler.add(chat(max_tokens=20))
     machine.run(10)
-    assert [set(step) for step in machine.steps[-3:]] == [{"chat", "a"}] * 3
+    assert {frozenset(step) for step in machine.steps[-9:]} == {frozenset({"chat", "a"})}
     assert scheduler.count_background() == (1, 2)
     while "chat" in scheduler.requests:
         machine.step()
@@ -133,13 +133,15 @@ def test_a_share_of_zero_keeps_background_work_out_of_shared_steps() -> None:
 
 
 def test_learns_step_times_where_nothing_was_measured_before() -> None:
-    scheduler = make_scheduler(max_num_seqs=8)
+    scheduler = make_scheduler(max_num_seqs=8, num_blocks=512)
     machine = Machine(scheduler, per_token_s=0.03)
     scheduler.add(chat())
     for name in "abcde":
         scheduler.add(batch(name, max_tokens=190))
-    machine.run(40)
-    assert [set(step) for step in machine.run(10)] == [{"chat", *"abc"}] * 10
+    machine.run(90)
+    steps = [set(step) for step in machine.run(32)]
+    assert steps.count({"chat", *"abc"}) >= 28
+    assert steps.count({"chat"}) == 2
 
 
 def test_gets_a_token_now_and_then_even_where_steps_leave_no_time() -> None:

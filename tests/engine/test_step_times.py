@@ -81,10 +81,19 @@ def test_steps_are_worthwhile_from_where_larger_ones_do_little_more() -> None:
     assert times.worthwhile_tokens(0.9, limit=8) == 8
 
 
-def test_larger_steps_are_tried_while_they_do_more() -> None:
+def test_larger_steps_are_tried_until_the_limit_is_known() -> None:
     assert StepTimes().worthwhile_tokens(0.8, limit=64) == 1
-    assert seen({1: 1.0, 16: 1.1}).worthwhile_tokens(0.8, limit=64) == next_size(16)
+    assert seen({1: 1.0, 16: 9.0}).worthwhile_tokens(0.8, limit=64) == 32
     assert seen({1: 1.0, 64: 1.1}).worthwhile_tokens(0.8, limit=64) == 64
+
+
+def test_one_slow_step_does_not_end_the_trying() -> None:
+    times = StepTimes()
+    times.observe(1, 1.0)
+    assert times.worthwhile_tokens(0.8, limit=64) == 1
+    for _ in range(4):
+        times.observe(1, 1.0)
+    assert times.worthwhile_tokens(0.8, limit=64) == 2
 
 
 def test_answers_stay_within_what_was_asked_whatever_was_seen() -> None:
