@@ -95,7 +95,8 @@ class Admission:
             request.request_id: request.num_prompt_tokens
             for prompt in prompts
             for request in prompt
-            if takes_places and not request.is_finished
+            # Background work takes no places of those who wait for an answer.
+            if takes_places and not request.is_finished and not request.is_background
         }
         account = self.accounts.of("" if caller.is_admin else caller.account)
         num_prompt_tokens = sum(prompt[0].num_prompt_tokens for prompt in prompts)
@@ -154,7 +155,8 @@ class Admission:
 
     def _num_free_seats(self) -> int:
         """Give how many of those that wait the engine will take at once."""
-        if self._read_stats().num_waiting:
+        stats = self._read_stats()
+        if stats.num_waiting > stats.num_background_waiting:
             # It left some waiting, so it lacks seats, or blocks.
             return 0
         return max(0, self._limits.num_seats - self.num_begun)

@@ -23,6 +23,7 @@ from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.tokenization import TokenBytes, Tokenizer
 from server.admission import Admission, open_door
+from server.background_work import IS_BACKGROUND
 from server.call_record import Call, current_call
 from server.generation import Generation
 from server.keys import ANYBODY, Caller
@@ -209,6 +210,7 @@ class Served:
             cache_salt=self.caller.cache_salt(cache_salt or ""),
             external_id="" if call is None else call.request_id,
             wants_provenance=wants_provenance,
+            is_background=IS_BACKGROUND.get(),
         )
         requests = [
             make(prompt, request_id=f"{call_id}-{index}") for index, prompt in enumerate(prompts)

@@ -21,6 +21,7 @@ UNKEYED_OF_REQUESTS = frozenset(
     {
         "request_id",
         "external_id",
+        "is_background",
         "priority",
         "arrival_time",
         "status",
