@@ -1,6 +1,6 @@
-"""Whether the work at hand may wait for everybody who waits for an answer now.
+"""Work that nobody waits for: what is asked for inside `as_background` yields to everybody else.
 
-Batches set the mark for the calls that they make; whoever gives requests to the engine reads it.
+It says so to whoever makes requests on the same task; how they yield is the engine's business.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-IS_BACKGROUND: ContextVar[bool] = ContextVar("is_background", default=False)
+IS_BACKGROUND: ContextVar[bool] = ContextVar("IS_BACKGROUND", default=False)
 
 
 @contextmanager
-def in_background() -> Iterator[None]:
-    """Mark the work of this task, until the block ends."""
+def as_background() -> Iterator[None]:
+    """Let what is asked for in this context, and by tasks that begin in it, yield to others."""
     token = IS_BACKGROUND.set(True)
     try:
         yield

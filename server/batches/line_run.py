@@ -20,7 +20,7 @@ from starlette.types import Message, Scope
 
 from engine.errors import EngineDeadError, EngineDrainingError, InvalidRequestError
 from server.auth import scope_of_caller
-from server.background_work import in_background
+from server.background_work import as_background
 from server.batches.lines import BATCH_URLS, RESPONSES_URL, BatchLine
 from server.batches.output import LineAnswer
 from server.errors import error_body
@@ -65,7 +65,7 @@ class LineRunner:
         num_crashes = 0
         while True:
             call = _Call(self._app, self._caller, line.url, request_id)
-            with in_background():
+            with as_background():
                 answer = await call.ask(line.body)
             wait_s = self._wait_s(answer, call.headers)
             if wait_s is None:
