@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Query
 from fastapi.exceptions import RequestValidationError
@@ -16,10 +17,12 @@ from server.auth import caller_of
 from server.batches.file_store import PURPOSES, FilePage
 from server.batches.upload import Upload
 from server.config import ServerConfig
-from server.protocol.batches import FileForm
+from server.protocol.batches import MAX_LIFETIME_S, MIN_LIFETIME_S, FileForm
+from server.refusals import ForbiddenError
 from server.routes import batches_of
 
 router = APIRouter()
+_SECONDS = "expires_after[seconds]"
 PageLimit = Annotated[int, Query(ge=1, le=10_000)]
 
 
@@ -28,6 +31,8 @@ async def create_file(request: Request) -> dict[str, Any]:
     """Keep a file; what is in it is looked at when a batch reads it."""
     files, owner = batches_of(request).files, caller_of(request).tenant
     config: ServerConfig = request.app.state.config
+    _check_origin(request, config)
+    await files.check_quota(owner, 1)
     upload = Upload(files.uploads / uuid.uuid4().hex, config.max_file_bytes)
     try:
         await upload.read(request, config.body_timeout)
@@ -74,6 +79,23 @@ async def delete_file(file_id: str, request: Request) -> dict[str, Any]:
     return {"id": file_id, "object": "file", "deleted": True}
 
 
+def _check_origin(request: Request, config: ServerConfig) -> None:
+    """Refuse forms of web pages of others: browsers send these without asking first.
+
+    Raises:
+        ForbiddenError: it is one.
+    """
+    origin = request.headers.get("origin")
+    if origin is None or {"*", origin} & set(config.cors_origin):
+        return
+    if urlsplit(origin).netloc != request.headers.get("host"):
+        raise ForbiddenError(
+            f"No page of {origin[:100]!r} may upload here; if it may, start the server with "
+            "--cors-origin.",
+            code="wrong_origin",
+        )
+
+
 def _form(upload: Upload) -> FileForm:
     """Check the fields of a form.
 
@@ -92,12 +114,27 @@ def _form(upload: Upload) -> FileForm:
             param="purpose",
             code="invalid_value",
         )
-    seconds = given.get("expires_after[seconds]", "")
-    if seconds.isdecimal() and len(seconds) < 10:
-        given["expires_after[seconds]"] = int(seconds)
+    if _SECONDS in given:
+        given[_SECONDS] = _lifetime_s(given[_SECONDS])
     try:
         return FileForm.model_validate(given)
     except ValidationError as error:
         raise RequestValidationError(
             error.errors(include_url=False, include_input=False)
         ) from error
+
+
+def _lifetime_s(given: str) -> int:
+    """Read how long a file is kept.
+
+    Raises:
+        InvalidRequestError: it is no number, too little or too much.
+    """
+    seconds = int(given) if given.isdecimal() and len(given) < 10 else 0
+    if not MIN_LIFETIME_S <= seconds <= MAX_LIFETIME_S:
+        raise InvalidRequestError(
+            f"{_SECONDS}: {given[:64]!r} is no number from {MIN_LIFETIME_S} to {MAX_LIFETIME_S}.",
+            param=_SECONDS,
+            code="invalid_value",
+        )
+    return seconds

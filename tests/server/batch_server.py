@@ -1,4 +1,4 @@
-"""A server with a data directory, in this process over a made-up engine, and OpenAI's own client."""
+"""A server with a data directory, in this process over a made-up engine, and OpenAI's client."""
 
 from __future__ import annotations
 

@@ -9,10 +9,16 @@ from typing import Any
 
 import openai
 import pytest
+from openai.types import Batch
 
 from server.config import ServerConfig
 from tests.server.batch_server import batching, chat_line, chats, jsonl
 from tests.server.harness import MODEL, run, saying
+
+
+def has_begun(batch: Batch) -> bool:
+    """Whether a line was answered."""
+    return batch.request_counts is not None and batch.request_counts.completed > 0
 
 
 def test_a_batch_is_answered_to_the_end(tmp_path: Path) -> None:
@@ -27,7 +33,7 @@ def test_a_batch_is_answered_to_the_end(tmp_path: Path) -> None:
             counts = batch.request_counts
             assert counts is not None
             assert (counts.total, counts.completed, counts.failed) == (20, 20, 0)
-            assert batch.in_progress_at and batch.finalizing_at and batch.completed_at
+            assert None not in (batch.in_progress_at, batch.finalizing_at, batch.completed_at)
             assert (batch.failed_at, batch.expired_at, batch.cancelled_at) == (None, None, None)
             assert (batch.error_file_id, batch.errors) == (None, None)
             lines = await server.lines_of(batch.output_file_id)
@@ -142,7 +148,8 @@ def test_a_file_with_nothing_to_ask_fails(
             assert batch.status == "failed"
             assert batch.failed_at is not None
             assert (batch.output_file_id, batch.error_file_id) == (None, None)
-            assert batch.errors is not None and batch.errors.data
+            assert batch.errors is not None
+            assert batch.errors.data
             assert (batch.errors.data[0].code, batch.errors.data[0].line) == (code, line)
 
     run(scenario)
@@ -204,7 +211,7 @@ def test_a_batch_without_an_end_is_cancelled(tmp_path: Path) -> None:
             assert (batch.status, batch.cancelled_at is not None) == ("cancelled", True)
             done = await server.lines_of(batch.output_file_id)
             left = await server.lines_of(batch.error_file_id)
-            assert done and left
+            assert min(len(done), len(left)) > 0
             assert len(done) + len(left) == 400
             assert not set(done) & set(left)
             assert {line["error"]["code"] for line in left.values()} == {"batch_cancelled"}
@@ -229,8 +236,9 @@ def test_metrics_tell_batches_and_lines(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with batching(tmp_path) as server:
             await server.run(jsonl([chat_line("a"), b"{"]))
-            told = (await server.api.http.get("/metrics")).text
-        assert 'outdraft:batches{model_name="tiny",status="completed"} 1.0' in told
+            told = ""
+            while 'outdraft:batches{model_name="tiny",status="completed"} 1.0' not in told:
+                told = (await server.api.http.get("/metrics")).text
         assert 'outdraft:batch_lines_total{model_name="tiny",outcome="completed"} 1.0' in told
         assert 'outdraft:batch_lines_total{model_name="tiny",outcome="failed"} 1.0' in told
         assert 'outdraft:batch_lines_running{model_name="tiny"} 0.0' in told
