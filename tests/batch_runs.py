@@ -81,7 +81,7 @@ def run_batch(
             if batch_id is None:
                 batch_id = _create(client, lines).id
             if kill is None:
-                _read(run, client, _ended(client, batch_id))
+                _read(run, client, until_ended(client, batch_id))
             else:
                 _kill(run, server, client, batch_id, kill)
                 time.sleep(0.2 * (rng or random.Random(0)).random())
@@ -111,7 +111,8 @@ def _num_done(client: OpenAI, batch_id: str) -> int:
     return counts.completed + counts.failed
 
 
-def _ended(client: OpenAI, batch_id: str) -> Batch:
+def until_ended(client: OpenAI, batch_id: str) -> Batch:
+    """Wait until a batch has ended."""
     ended = {"completed", "failed", "expired", "cancelled"}
     wait_for(
         lambda: client.batches.retrieve(batch_id).status in ended, END_S, "the batch does not end"
