@@ -18,6 +18,7 @@ import msgspec
 from fastapi import FastAPI
 from starlette.types import Message, Scope
 
+from engine.client.supervision import EngineState
 from engine.errors import EngineDeadError, EngineDrainingError, InvalidRequestError
 from server.auth import scope_of_caller
 from server.background_work import as_background
@@ -26,11 +27,13 @@ from server.batches.output import LineAnswer
 from server.errors import error_body
 from server.keys import ANYBODY, Caller
 from server.request_id import new_request_id
+from server.served import Served
 
 # Several lines of a crashed step may each be in more of them until it is known which one it was.
 MAX_CRASHES = 5
 _LONGEST_WAIT_S = 30.0
 _UNKNOWN_WAIT_S = 1.0
+_LOOK_S = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +67,7 @@ class LineRunner:
             return _answer_of(refusal, request_id)
         num_crashes = 0
         while True:
+            await self._until_ready()
             call = _Call(self._app, self._caller, line.url, request_id)
             with as_background():
                 answer = await call.ask(line.body)
@@ -76,22 +80,28 @@ class LineRunner:
                 return answer
             await asyncio.sleep(wait_s)
 
-    def _wait_s(self, answer: LineAnswer, headers: Mapping[str, str]) -> float | None:
-        """Give the seconds after which to ask again; None = this is the answer.
+    async def _until_ready(self) -> None:
+        """Wait while the engine loads or starts anew, without asking it.
 
         Raises:
             EngineDrainingError: the server is being shut down.
             EngineDeadError: the engine is gone for good.
         """
+        served: Served = self._app.state.served
+        while not served.is_ready:
+            match served.status:
+                case EngineState.DRAINING:
+                    raise EngineDrainingError("The server is shutting down.")
+                case EngineState.DEAD:
+                    raise EngineDeadError("The engine is gone; start the server anew.")
+            await asyncio.sleep(_LOOK_S)
+
+    def _wait_s(self, answer: LineAnswer, headers: Mapping[str, str]) -> float | None:
+        """Give the seconds after which to ask again; None = this is the answer."""
         if answer.status_code == HTTPStatus.TOO_MANY_REQUESTS:
             return _told_wait_s(headers)
-        if answer.status_code != HTTPStatus.SERVICE_UNAVAILABLE:
-            return None
-        if _code_of(answer) == "engine_draining":
-            raise EngineDrainingError("The server is shutting down.")
-        if not self._app.state.served.engine.is_alive:
-            raise EngineDeadError("The engine is gone; start the server anew.")
-        return _UNKNOWN_WAIT_S
+        is_unavailable = answer.status_code == HTTPStatus.SERVICE_UNAVAILABLE
+        return _LOOK_S if is_unavailable else None
 
 
 @dataclass(slots=True)

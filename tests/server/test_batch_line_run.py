@@ -11,11 +11,12 @@ import pytest
 from engine.client.process import EngineClient
 from engine.errors import EngineDeadError, EngineDrainingError
 from server.background_work import IS_BACKGROUND
-from server.batches.line_run import LineRunner
+from server.batches.line_run import MAX_CRASHES, LineRunner
 from server.batches.lines import BatchLine
 from server.batches.output import LineAnswer, answer_line
 from server.config import ServerConfig
 from server.keys import Caller
+from tests.byte_tokenizer import CHAT_TEMPLATE, byte_tokenizer
 from tests.server.harness import MODEL, USER, run, saying, serving
 
 CHAT = {"model": MODEL, "messages": USER}
@@ -205,5 +206,39 @@ def test_an_unforeseen_failure_is_an_answer(monkeypatch: pytest.MonkeyPatch) -> 
             answer: LineAnswer = await LineRunner(api.app).run(line(CHAT))
         assert answer.status_code == 500
         assert "ZeroDivisionError" in answer.body.decode()
+
+    run(scenario)
+
+
+def test_an_engine_that_crashes_again_and_again_is_asked_so_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        asked = []
+        async with serving() as api:
+
+            def crash(self: EngineClient, requests: Any) -> Any:
+                asked.append(requests)
+                raise EngineDeadError("The engine process is gone.")
+
+            monkeypatch.setattr(EngineClient, "submit", crash)
+            answer = await LineRunner(api.app).run(line(CHAT))
+        assert answer.status_code == 503
+        assert json.loads(answer.body)["error"]["code"] == "engine_dead"
+        assert len(asked) == MAX_CRASHES
+
+    run(scenario)
+
+
+def test_waits_for_an_engine_that_loads_without_asking_it() -> None:
+    async def scenario() -> None:
+        async with serving(is_loaded=False) as api:
+            asking = asyncio.create_task(LineRunner(api.app).run(line(CHAT)))
+            await asyncio.sleep(0)
+            assert not asking.done()
+            await api.engine.start()
+            api.served.install_tokenizer(byte_tokenizer(CHAT_TEMPLATE))
+            assert (await asking).status_code == 200
+            await api.engine.close()
 
     run(scenario)
