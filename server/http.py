@@ -18,7 +18,7 @@ from engine.config import EngineConfig, acceptance_text
 from engine.errors import ConfigError
 from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
-from server.batches.data_dir import DataDir, NoDataDir
+from server.batches.data_dir import DataDir, DataDirError, NoDataDir
 from server.batches.service import BatchService
 from server.config import ServerConfig
 from server.connection import connection_options
@@ -97,11 +97,18 @@ def _open_batches(
     """Open what keeps files and batches, where there is a folder for them.
 
     Raises:
-        DataDirError: their database cannot be opened.
+        DataDirError: their database cannot be opened, in a folder that was asked for.
     """
     if isinstance(data_dir, NoDataDir):
         return data_dir
-    return BatchService(data_dir, server_config, served.metrics)
+    try:
+        return BatchService(data_dir, server_config, served.metrics)
+    except DataDirError as error:
+        data_dir.close()
+        if server_config.data_dir is not None:
+            raise
+        logger.warning("no_files_and_batches reason=%r", str(error))
+        return NoDataDir(str(error))
 
 
 def _start_tracing(served: Served, server_config: ServerConfig) -> Callable[[], None]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
+
+import pytest
 
 from tests.batch_runs import make_lines, run_batch
 from tests.conftest import ROOT
@@ -55,3 +58,18 @@ def test_a_second_server_is_refused_and_told_who_has_the_folder(tmp_path: Path) 
         assert f"in use by another server (process {server.pid})" in ended.stderr
         with urllib.request.urlopen(f"{server.url}/v1/files") as answer:
             assert answer.status == 200
+
+
+def test_a_broken_database_in_the_users_own_folder_stops_no_server(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "outdraft"
+    folder.mkdir(mode=0o700)
+    (folder / "batches.sqlite3").write_bytes(b"no database at all" * 100)
+    with running_server([], tmp_path / "log") as server:
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{server.url}/v1/files")
+        with caught.value as answer:
+            assert answer.status == 503
+            assert b"data_dir_unavailable" in answer.read()
+    assert "no_files_and_batches" in (tmp_path / "log").read_text()
