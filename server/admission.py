@@ -42,7 +42,8 @@ class QueueLimits:
 class Admission:
     """Counts who waits, who is being answered, and how fast answers end.
 
-    An answer waits until its first token; each of `n` choices is one.
+    An answer waits until its first token; each of `n` choices is one. Background work gives way to
+    all others in the engine, so it takes nobody's place here; its callers bound it themselves.
 
     Args:
         limits: of the queue.
@@ -95,8 +96,7 @@ class Admission:
             request.request_id: request.num_prompt_tokens
             for prompt in prompts
             for request in prompt
-            # Background work takes no places of those who wait for an answer.
-            if takes_places and not request.is_finished and not request.is_background
+            if takes_places and not request.is_finished
         }
         account = self.accounts.of("" if caller.is_admin else caller.account)
         num_prompt_tokens = sum(prompt[0].num_prompt_tokens for prompt in prompts)
@@ -105,8 +105,11 @@ class Admission:
         except RateLimitedError:
             self._metrics.count_refusal(Refusal.RATE_LIMITED)
             raise
-        if takes_places:
-            self._check_room(len(waiting), sum(waiting.values()))
+        self._check_all_fit(len(waiting), sum(waiting.values()))
+        if prompts[0][0].is_background:
+            # It takes no places of those who wait for an answer.
+            waiting = {}
+        self._check_room(len(waiting), sum(waiting.values()))
         account.num_open += 1
         account.spend_tokens(num_prompt_tokens)
         self.num_waiting += len(waiting)
@@ -133,10 +136,18 @@ class Admission:
         if is_over:
             self._ends.append(time.monotonic())
 
-    def _check_room(self, num_new: int, num_tokens: int) -> None:
+    def _check_all_fit(self, num_new: int, num_tokens: int) -> None:
         limits = self._limits
         if limits.max_requests is not None:
             self._check_fits("n", "answers", num_new, limits.max_requests + limits.num_seats)
+        if limits.max_tokens is not None:
+            self._check_fits("prompt", "prompt tokens", num_tokens, limits.max_tokens)
+
+    def _check_room(self, num_new: int, num_tokens: int) -> None:
+        limits = self._limits
+        if not num_new:
+            return
+        if limits.max_requests is not None:
             excess = self.num_waiting + num_new - limits.max_requests - self._num_free_seats()
             if excess > 0:
                 self._refuse(
@@ -144,14 +155,13 @@ class Admission:
                     f"may; this call has {num_new}.",
                     excess,
                 )
-        if limits.max_tokens is not None:
-            self._check_fits("prompt", "prompt tokens", num_tokens, limits.max_tokens)
-            if self.num_waiting_tokens + num_tokens > limits.max_tokens:
-                self._refuse(
-                    f"{self.num_waiting_tokens} prompt tokens are waiting already, and "
-                    f"{limits.max_tokens} may; this call has {num_tokens}.",
-                    num_new,
-                )
+        max_tokens = limits.max_tokens
+        if max_tokens is not None and self.num_waiting_tokens + num_tokens > max_tokens:
+            self._refuse(
+                f"{self.num_waiting_tokens} prompt tokens are waiting already, and "
+                f"{max_tokens} may; this call has {num_tokens}.",
+                num_new,
+            )
 
     def _num_free_seats(self) -> int:
         """Give how many of those that wait the engine will take at once."""

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from engine.client.supervision import FaultCounts
 from engine.metrics import EngineStats
 from engine.request import FinishReason
+from server.batches.metrics import BatchMetrics
 from server.call_record import ChoiceRecord
 from server.engine_metrics import EngineMetrics
 from server.fault_metrics import FaultMetrics
@@ -53,6 +54,9 @@ class ServerMetrics:
         read_stats: gives the engine's counters.
         read_faults: gives its client's counts of what went wrong; by default there is nothing.
         synthetic_acceptance: see `engine.door.ModelInfo`; told only where there is any.
+
+    Attributes:
+        model_name: see above.
     """
 
     def __init__(
@@ -63,6 +67,7 @@ class ServerMetrics:
         *,
         read_faults: Callable[[], FaultCounts] = FaultCounts,
     ) -> None:
+        self.model_name = model_name
         self._registry = CollectorRegistry()
         self._registry.register(EngineMetrics(PREFIX, model_name, read_stats))
         self._faults = FaultMetrics(PREFIX, model_name, self._registry, read_stats, read_faults)
@@ -131,6 +136,10 @@ class ServerMetrics:
     def add(self, collector: Collector) -> None:
         """Tell what another part of the server counts, too."""
         self._registry.register(collector)
+
+    def of_batches(self) -> BatchMetrics:
+        """Measure batches, too; once."""
+        return BatchMetrics(PREFIX, self.model_name, self._registry)
 
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""

@@ -215,7 +215,9 @@ class Served:
         requests = [
             make(prompt, request_id=f"{call_id}-{index}") for index, prompt in enumerate(prompts)
         ]
-        timeouts = [seconds for seconds in (timeout_s, self.request_timeout) if seconds is not None]
+        # Background work waits for everybody else, and that is not its fault.
+        longest_s = None if IS_BACKGROUND.get() else self.request_timeout
+        timeouts = [seconds for seconds in (timeout_s, longest_s) if seconds is not None]
         known = self._recall(requests, params, shown_ids)
         return Generation(
             call_id,

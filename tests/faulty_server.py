@@ -12,6 +12,7 @@ from engine.client.supervision import SupervisionConfig
 from engine.config import EngineConfig, ModelConfig
 from engine.config_flags import add_option_flags, given_options
 from engine.log_format import start_logging
+from server.batches.data_dir import NoDataDir
 from server.call_record import note_request_id
 from server.cli.serve import _run_loop, _serve
 from server.config import ServerConfig
@@ -35,7 +36,8 @@ def main() -> int:
         log_format=server_config.log_format,
         supervision=SupervisionConfig(**given_options(args, SupervisionConfig)),
     )
-    return _run_loop(_serve(engine, server_config, "tiny", read_keys(server_config)))
+    keys, nothing = read_keys(server_config), NoDataDir("It is for tests.")
+    return _run_loop(_serve(engine, server_config, "tiny", keys, nothing))
 
 
 if __name__ == "__main__":

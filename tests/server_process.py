@@ -54,10 +54,14 @@ def running_server(
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    # Files and batches of tests are not the user's.
+    environment = {**os.environ, "XDG_DATA_HOME": str(log.parent)}
     command = [PYTHON, "-m", *program, *words, "--port", str(port)]
     with (
         log.open("wb") as sink,
-        subprocess.Popen(command, cwd=ROOT, stdout=sink, stderr=subprocess.STDOUT) as process,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=sink, stderr=subprocess.STDOUT
+        ) as process,
     ):
         try:
             url = f"http://127.0.0.1:{port}"
