@@ -1,0 +1,88 @@
+"""Lines as OpenAI's batch API has them, in and out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from server.batches.lines import BatchLine, BatchLineError, LineParser
+from server.batches.output import LineAnswer, answer_line, error_line, line_error
+from server.offline.outcome import (
+    DUPLICATE,
+    Job,
+    Outcome,
+    PastRow,
+    body_of,
+    is_passing,
+    key_of_id,
+    key_of_number,
+    usage_of,
+)
+from server.offline.records import BrokenRecordError, Record
+
+
+class OpenAIRecipe:
+    """A record is a line of OpenAI's batches, or a row of a table with its fields as columns.
+
+    Args:
+        max_line_bytes: of a line at most.
+    """
+
+    def __init__(self, max_line_bytes: int) -> None:
+        self._max_line_bytes = max_line_bytes
+
+    def line(self, record: Record) -> BatchLine:
+        """See `Recipe`."""
+        content = record.content
+        if isinstance(content, BrokenRecordError):
+            raise broken(record.number, content)
+        if isinstance(content, dict):
+            content = _line_of_columns(content)
+        # A parser of its own each, since it remembers ids, and streams have no end.
+        return LineParser(max_line_bytes=self._max_line_bytes).parse(content, record.number)
+
+    def answered(self, job: Job, answer: LineAnswer) -> Outcome:
+        """See `Recipe`."""
+        assert isinstance(job.asked, BatchLine), "only lines are asked"
+        row, body = answer_line(job.asked, answer), body_of(answer)
+        if not answer.is_success:
+            return Outcome(row, body["error"]["code"] or body["error"]["type"])
+        return Outcome(row, None, *usage_of(body))
+
+    def failed(self, job: Job, error: BatchLineError) -> Outcome:
+        """See `Recipe`."""
+        return Outcome(error_line(error.custom_id, line_error(error)), error.code)
+
+    def past(self, row: dict[str, Any]) -> PastRow | None:
+        """See `Recipe`."""
+        custom_id, response, error = row.get("custom_id"), row.get("response"), row.get("error")
+        code = error.get("code") if isinstance(error, dict) else None
+        if isinstance(custom_id, str):
+            key = key_of_id(custom_id)
+        elif isinstance(error, dict) and isinstance(error.get("line"), int):
+            key = key_of_number(error["line"])
+        else:
+            return None
+        status = response.get("status_code") if isinstance(response, dict) else None
+        is_over = code == DUPLICATE or (isinstance(status, int) and is_passing(status))
+        return PastRow(key, is_over, code)
+
+
+def broken(number: int, error: BrokenRecordError) -> BatchLineError:
+    """Make the error of a record that could not be read."""
+    return BatchLineError(str(error), number=number, param=None, code=error.code)
+
+
+def _line_of_columns(columns: dict[str, Any]) -> bytes:
+    """Write a row as the line that it stands for; a body may be JSON text."""
+    given = {name: value for name, value in columns.items() if value not in (None, "")}
+    body = given.get("body")
+    if isinstance(body, str):
+        try:
+            given["body"] = json.loads(body)
+        except ValueError:
+            pass  # the line's parser says that it is no object
+    elif isinstance(body, dict):
+        # A column of structs has every field in every row.
+        given["body"] = {name: value for name, value in body.items() if value is not None}
+    return json.dumps(given, default=str).encode()
