@@ -67,6 +67,7 @@ def make_requests(
     priority: int = 0,
     cache_salt: str = "",
     external_id: str = "",
+    is_background: bool = False,
 ) -> list[Request]:
     """Check one prompt against the model's limits and make one request per choice.
 
@@ -80,9 +81,7 @@ def make_requests(
         params: sampling settings; `max_tokens` None means as many as fit.
         request_id: unique; the requests are called `<request_id>-<choice index>`.
         info: the limits of the model that is served.
-        priority: lower is served first.
-        cache_salt: requests with different salts share no cached prefix.
-        external_id: see `Request`.
+        priority, cache_salt, external_id, is_background: see `Request`.
 
     Raises:
         ContextLengthExceededError: the prompt, or prompt and answer, exceed the context.
@@ -110,6 +109,7 @@ def make_requests(
             max_total_tokens=len(prompt) + max_tokens,
             cache_salt=cache_salt,
             external_id=external_id,
+            is_background=is_background,
         )
         for choice_index in range(params.n)
     ]

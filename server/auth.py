@@ -47,6 +47,10 @@ class AuthMiddleware:
         if scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
             return
+        if _SCOPE_KEY in scope:
+            # Asked by this server itself: what comes in from outside cannot write there.
+            await self._app(scope, receive, send)
+            return
         try:
             scope[_SCOPE_KEY] = self._find(scope)
         except RefusalError as error:
@@ -91,6 +95,11 @@ def caller_of(request: Request) -> Caller:
     """Give who sent a request."""
     caller: Caller = request.scope.get(_SCOPE_KEY, ANYBODY)
     return caller
+
+
+def scope_of_caller(caller: Caller) -> Scope:
+    """Give what a call's scope says where the server itself asks for somebody."""
+    return {_SCOPE_KEY: caller}
 
 
 def _given_keys(headers: Headers) -> list[str]:

@@ -50,4 +50,9 @@ def _choose(given: str | None) -> str:
         and given.isprintable()
     ):
         return given
+    return new_request_id()
+
+
+def new_request_id() -> str:
+    """Make an id that no other call has."""
     return f"req_{uuid.uuid4().hex}"

@@ -21,6 +21,7 @@ from engine.errors import (
 from engine.sampling_params import SamplingParams
 from engine.tokenization import TokenBytes, Tokenizer
 from server.admission import Admission, open_door
+from server.background_work import IS_BACKGROUND
 from server.call_record import Call, current_call
 from server.generation import Generation
 from server.keys import ANYBODY, Caller
@@ -201,6 +202,7 @@ class Served:
                 priority=priority or 0,
                 cache_salt=self.caller.cache_salt(cache_salt or ""),
                 external_id="" if call is None else call.request_id,
+                is_background=IS_BACKGROUND.get(),
             )
             for index, prompt in enumerate(prompts)
         ]
