@@ -13,7 +13,8 @@ from engine.config import EngineConfig, ModelConfig
 from engine.config_flags import add_option_flags, given_options
 from engine.log_format import start_logging
 from server.call_record import note_request_id
-from server.cli.serve import _run_loop, _serve
+from server.cli.event_loop import run_loop
+from server.cli.serve import _serve
 from server.config import ServerConfig
 from server.keys import read_keys
 
@@ -35,7 +36,7 @@ def main() -> int:
         log_format=server_config.log_format,
         supervision=SupervisionConfig(**given_options(args, SupervisionConfig)),
     )
-    return _run_loop(_serve(engine, server_config, "tiny", read_keys(server_config)))
+    return run_loop(_serve(engine, server_config, "tiny", read_keys(server_config)))
 
 
 if __name__ == "__main__":

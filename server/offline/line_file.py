@@ -187,6 +187,14 @@ def is_regular(path: str) -> bool:
         return True
 
 
+def same_file(source: str, output: str) -> bool:
+    """Whether two paths are one regular file."""
+    try:
+        return is_regular(source) and Path(source).samefile(output)
+    except OSError:
+        return False
+
+
 def open_device(path: str) -> Pipe:
     """Open what is no regular file.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 from server.batches.lines import BatchLine, BatchLineError, LineParser
@@ -12,6 +13,7 @@ from server.offline.outcome import (
     Job,
     Outcome,
     PastRow,
+    TableShape,
     body_of,
     is_passing,
     key_of_id,
@@ -27,6 +29,8 @@ class OpenAIRecipe:
     Args:
         max_line_bytes: of a line at most.
     """
+
+    table_shape = TableShape(texts=("response", "error"))
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
@@ -46,8 +50,9 @@ class OpenAIRecipe:
         assert isinstance(job.asked, BatchLine), "only lines are asked"
         row, body = answer_line(job.asked, answer), body_of(answer)
         if not answer.is_success:
-            return Outcome(row, body["error"]["code"] or body["error"]["type"])
-        return Outcome(row, None, *usage_of(body))
+            code = body["error"]["code"] or body["error"]["type"]
+            return Outcome(row, code, is_passing(answer.status_code))
+        return Outcome(row, None, False, *usage_of(body))
 
     def failed(self, job: Job, error: BatchLineError) -> Outcome:
         """See `Recipe`."""
@@ -78,10 +83,9 @@ def _line_of_columns(columns: dict[str, Any]) -> bytes:
     given = {name: value for name, value in columns.items() if value not in (None, "")}
     body = given.get("body")
     if isinstance(body, str):
-        try:
+        # What is no JSON is refused by the line's parser, as no object.
+        with suppress(ValueError):
             given["body"] = json.loads(body)
-        except ValueError:
-            pass  # the line's parser says that it is no object
     elif isinstance(body, dict):
         # A column of structs has every field in every row.
         given["body"] = {name: value for name, value in body.items() if value is not None}

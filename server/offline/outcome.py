@@ -46,12 +46,14 @@ class Outcome:
     Attributes:
         row: to be written.
         error: code of its error; None = it is answered.
+        is_passing: whether it may be answered another time.
         num_prompt_tokens: of the request.
         num_tokens: of the answer.
     """
 
     row: bytes
     error: str | None = None
+    is_passing: bool = False
     num_prompt_tokens: int = 0
     num_tokens: int = 0
 
@@ -71,8 +73,25 @@ class PastRow:
     error: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class TableShape:
+    """How rows become a table.
+
+    Attributes:
+        last: columns that come behind all others, in this order.
+        texts: columns that are JSON text, as no two rows have the same in them.
+    """
+
+    last: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+
 class Recipe(Protocol):
     """Makes requests of records, and rows of what became of them."""
+
+    @property
+    def table_shape(self) -> TableShape:
+        """How its rows become a table."""
 
     def line(self, record: Record) -> BatchLine:
         """Make a record's request.

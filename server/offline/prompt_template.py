@@ -1,4 +1,4 @@
-"""Prompts written with the fields of a record: Jinja in its sandbox, where nothing may be undefined."""
+"""Prompts written with the fields of a record: Jinja in its sandbox; nothing may be undefined."""
 
 from __future__ import annotations
 
@@ -72,5 +72,7 @@ def text_or_file(flag: str, text: str) -> str:
 
 
 def _line_in_template(error: Exception) -> int:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _NAME]
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == _NAME
+    ]
     return frames[-1].lineno or 1 if frames else 1

@@ -90,6 +90,11 @@ class Source:
     kind: str
     max_line_bytes: int
 
+    @property
+    def is_stream(self) -> bool:
+        """Whether it can be read only once."""
+        return self.kind != PARQUET and not Path(self.place).is_file()
+
     def check(self) -> None:
         """Check that it can be read.
 
@@ -98,7 +103,8 @@ class Source:
         """
         if self.kind == PARQUET:
             _parquet_file(self.place)
-        elif self.place != STANDARD:
+        elif self.place != STANDARD and (not self.is_stream or not Path(self.place).exists()):
+            # What can be read only once is not opened only to look.
             with _opened(self.place):
                 pass
 
@@ -121,7 +127,7 @@ class Source:
         """Count the records; None where they can be read only once."""
         if self.kind == PARQUET:
             return int(_parquet_file(self.place).metadata.num_rows)
-        if not Path(self.place).is_file():
+        if self.is_stream:
             return None
         return sum(1 for _ in self.read())
 

@@ -15,6 +15,7 @@ from server.offline.outcome import (
     Job,
     Outcome,
     PastRow,
+    TableShape,
     body_of,
     is_passing,
     key_of_id,
@@ -67,6 +68,11 @@ class TemplateRecipe:
         """The fields that rows have beside the record's."""
         return self.output_field, self.info_field, self.error_field
 
+    @property
+    def table_shape(self) -> TableShape:
+        """See `Recipe`."""
+        return TableShape(self.own_fields, (self.info_field, self.error_field))
+
     def line(self, record: Record) -> BatchLine:
         """See `Recipe`."""
         fields = self._fields(record)
@@ -95,15 +101,16 @@ class TemplateRecipe:
             told = body["error"]
             code = told["code"] or told["type"]
             error = {"code": code, "message": told["message"], "status": answer.status_code}
-            return Outcome(self._row(job, None, None, error | {"line": number}), code)
+            row = self._row(job, None, None, error | {"line": number})
+            return Outcome(row, code, is_passing(answer.status_code))
         info = {"finish_reason": _reason(body), "usage": body["usage"]}
         try:
             output = self._output(body)
         except ValueError as error:
             message = f"The answer is no whole JSON ({error}); raise --max-tokens."
             told = {"code": INCOMPLETE, "message": message, "line": number}
-            return Outcome(self._row(job, None, info, told), INCOMPLETE, *usage_of(body))
-        return Outcome(self._row(job, output, info, None), None, *usage_of(body))
+            return Outcome(self._row(job, None, info, told), INCOMPLETE, False, *usage_of(body))
+        return Outcome(self._row(job, output, info, None), None, False, *usage_of(body))
 
     def failed(self, job: Job, error: BatchLineError) -> Outcome:
         """See `Recipe`."""
