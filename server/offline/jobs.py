@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.errors import ConfigError
 from server.batches.lines import BatchLine, BatchLineError
-from server.offline.outcome import DUPLICATE, Job, Recipe, key_of
+from server.offline.outcome import DUPLICATE, Job, Recipe, key_of, key_of_number
 from server.offline.records import Record
 
 
@@ -79,11 +79,11 @@ def jobs_of(
             key = key_of(asked)
             if key in seen:
                 asked = _duplicate(asked)
-            elif key in finished:
-                seen.add(key)
+                key = key_of_number(asked.number)
+            seen.add(key)
+            if key in finished:
                 yield None
                 continue
-            seen.add(key)
         yield Job(record, asked)
 
 

@@ -9,15 +9,13 @@ from typing import Any
 from server.batches.lines import BatchLine, BatchLineError, LineParser
 from server.batches.output import LineAnswer, answer_line, error_line, line_error
 from server.offline.outcome import (
-    DUPLICATE,
     Job,
     Outcome,
     PastRow,
     TableShape,
     body_of,
     is_passing,
-    key_of_id,
-    key_of_number,
+    past_row,
     usage_of,
 )
 from server.offline.records import BrokenRecordError, Record
@@ -60,17 +58,12 @@ class OpenAIRecipe:
 
     def past(self, row: dict[str, Any]) -> PastRow | None:
         """See `Recipe`."""
-        custom_id, response, error = row.get("custom_id"), row.get("response"), row.get("error")
-        code = error.get("code") if isinstance(error, dict) else None
-        if isinstance(custom_id, str):
-            key = key_of_id(custom_id)
-        elif isinstance(error, dict) and isinstance(error.get("line"), int):
-            key = key_of_number(error["line"])
-        else:
+        custom_id, response = row.get("custom_id"), row.get("response")
+        if not {"custom_id", "response", "error"} <= row.keys():
             return None
         status = response.get("status_code") if isinstance(response, dict) else None
-        is_over = code == DUPLICATE or (isinstance(status, int) and is_passing(status))
-        return PastRow(key, is_over, code)
+        name = custom_id if isinstance(custom_id, str) else None
+        return past_row(name, row["error"], status)
 
 
 def broken(number: int, error: BrokenRecordError) -> BatchLineError:

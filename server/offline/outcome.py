@@ -127,6 +127,26 @@ def key_of(asked: BatchLine | BatchLineError) -> int:
     return key_of_id(asked.custom_id)
 
 
+def past_row(custom_id: str | None, error: Any, status_code: Any) -> PastRow | None:
+    """Read what a row says; None = it does not say which record it answers.
+
+    Args:
+        custom_id: of the record; None = it has none.
+        error: as it stands in the row.
+        status_code: of the route's answer, where there was one.
+    """
+    told = error if isinstance(error, dict) else {}
+    code, number = told.get("code"), told.get("line")
+    # A record whose id came before is known by its number: its id is the other one's.
+    if custom_id is not None and code != DUPLICATE:
+        key = key_of_id(custom_id)
+    elif isinstance(number, int):
+        key = key_of_number(number)
+    else:
+        return None
+    return PastRow(key, isinstance(status_code, int) and is_passing(status_code), code)
+
+
 def is_passing(status_code: int) -> bool:
     """Whether an answer of this status may be another one next time."""
     return status_code in _PASSING

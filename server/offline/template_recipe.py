@@ -11,15 +11,13 @@ from server.batches.lines import CHATS_URL, COMPLETIONS_URL, BatchLine, BatchLin
 from server.batches.output import LineAnswer, line_error
 from server.offline.openai_recipe import broken
 from server.offline.outcome import (
-    DUPLICATE,
     Job,
     Outcome,
     PastRow,
     TableShape,
     body_of,
     is_passing,
-    key_of_id,
-    key_of_number,
+    past_row,
     usage_of,
 )
 from server.offline.prompt_template import PromptTemplate, TemplateFailedError
@@ -103,7 +101,7 @@ class TemplateRecipe:
             error = {"code": code, "message": told["message"], "status": answer.status_code}
             row = self._row(job, None, None, error | {"line": number})
             return Outcome(row, code, is_passing(answer.status_code))
-        info = {"finish_reason": _reason(body), "usage": body["usage"]}
+        info = {"finish_reason": _reason(body), "usage": _usage(body)}
         try:
             output = self._output(body)
         except ValueError as error:
@@ -118,20 +116,12 @@ class TemplateRecipe:
 
     def past(self, row: dict[str, Any]) -> PastRow | None:
         """See `Recipe`."""
-        error = row.get(self.error_field)
         if self.output_field not in row:
             return None
-        code = error.get("code") if isinstance(error, dict) else None
-        custom_id = row.get(self.id_field or "id")
-        if custom_id is not None:
-            key = key_of_id(_id_text(custom_id))
-        elif isinstance(error, dict) and isinstance(error.get("line"), int):
-            key = key_of_number(error["line"])
-        else:
-            return None
+        custom_id, error = row.get(self.id_field or "id"), row.get(self.error_field)
         status = error.get("status") if isinstance(error, dict) else None
-        is_over = code == DUPLICATE or (isinstance(status, int) and is_passing(status))
-        return PastRow(key, is_over, code)
+        is_name = custom_id is not None and not isinstance(custom_id, dict | list)
+        return past_row(_id_text(custom_id) if is_name else None, error, status)
 
     def _fields(self, record: Record) -> dict[str, Any]:
         try:
@@ -198,6 +188,11 @@ def _text(choice: dict[str, Any]) -> str:
 def _reason(body: dict[str, Any]) -> Any:
     reasons = [choice["finish_reason"] for choice in body["choices"]]
     return reasons[0] if len(reasons) == 1 else reasons
+
+
+def _usage(body: dict[str, Any]) -> dict[str, int]:
+    """Give the counts without what they are made up of."""
+    return {name: count for name, count in body["usage"].items() if isinstance(count, int)}
 
 
 def _id_text(value: Any) -> str:
