@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from server.access_log import CallMiddleware
 from server.admission import QueueLimits, open_door
 from server.auth import AuthMiddleware
+from server.batches.data_dir import NoDataDir
+from server.batches.service import BatchService
 from server.config import ServerConfig
 from server.cors import install_cors
 from server.errors import install_error_handlers
@@ -17,9 +19,11 @@ from server.rate_headers import RateLimitMiddleware
 from server.rate_limits import CallerLimits
 from server.request_id import RequestIdMiddleware
 from server.responses.store import ResponseStore
+from server.routes import batches as batch_routes
 from server.routes import (
     chat,
     completions,
+    files,
     health,
     messages,
     metrics,
@@ -34,9 +38,14 @@ from server.stored_chats import ChatStore
 from server.synthetic_mark import SyntheticMarkMiddleware
 from server.tenant_stores import TenantStores
 
+_NO_DATA_DIR = NoDataDir("It was started without a data directory.")
+
 
 def create_app(
-    served: Served, config: ServerConfig | None = None, keys: KeyRing | None = None
+    served: Served,
+    config: ServerConfig | None = None,
+    keys: KeyRing | None = None,
+    batches: BatchService | NoDataDir = _NO_DATA_DIR,
 ) -> FastAPI:
     """Make the application that serves one model.
 
@@ -44,6 +53,7 @@ def create_app(
         served: the model; it may still be loading. It gets the limits of the settings.
         config: the server's settings; None = the defaults.
         keys: that callers must have; None = those of the settings.
+        batches: keeps files and batches, once it is started.
 
     Raises:
         ConfigError: keys of the settings that cannot be used.
@@ -59,12 +69,13 @@ def create_app(
     )
     app.state.served = served
     app.state.config = config.without_secrets()
+    app.state.batches = batches
     app.state.chats = TenantStores(ChatStore.of_share, keys.num_tenants)
     app.state.responses = TenantStores(ResponseStore.of_share, keys.num_tenants)
     _set_limits(served, config)
     _add_middleware(app, served, config, keys)
     install_error_handlers(app)
-    for room in (chat, completions, responses, messages, tokenize):
+    for room in (chat, completions, responses, messages, tokenize, files, batch_routes):
         app.include_router(room.router)
     for room in (models, health, metrics, server_info):
         app.include_router(room.router)

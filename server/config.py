@@ -101,6 +101,20 @@ class ServerConfig:
     reasoning_parser: str = option(
         "auto", "how the model marks its thinking; auto = as its chat template shows, none = not"
     )
+    data_dir: str | None = option(
+        None,
+        "folder of files and batches, of one server; none = outdraft in the user's data folder",
+        metavar="FOLDER",
+    )
+    max_file_bytes: int = option(512 * 2**20, "bytes of an uploaded file at most")
+    max_stored_bytes: int = option(
+        8 * 2**30, "bytes of files that each key may keep, uploaded or of answers, to upload more"
+    )
+    max_batch_lines: int = option(50_000, "requests of a batch at most")
+    max_batch_line_bytes: int = option(4 * 2**20, "bytes of each of them at most")
+    batch_concurrency: int | None = option(
+        None, "requests of batches that are asked at once; none = as many as run at once"
+    )
     drain_timeout_s: float = option(
         25.0, "seconds that answers may take to end once the server is told to stop"
     )
@@ -154,6 +168,8 @@ class ServerConfig:
     def _check_limits(self) -> None:
         _at_least(self, 0, "max_queue")
         _at_least(self, 1, "max_body_bytes", "max_queued_tokens", "max_stream_buffer")
+        _at_least(self, 1, "max_file_bytes", "max_stored_bytes", "batch_concurrency")
+        _at_least(self, 1, "max_batch_lines", "max_batch_line_bytes")
         _at_least(
             self, 1, "max_requests_per_minute", "max_tokens_per_minute", "max_concurrent_requests"
         )

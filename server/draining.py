@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from types import FrameType
 
 import uvicorn
@@ -29,14 +30,22 @@ class DrainingServer(uvicorn.Server):
         config: uvicorn's settings.
         engine: whose requests are waited for.
         timeout_s: seconds that they may take.
+        on_drain: is done first: what nobody waits for is given up.
     """
 
-    def __init__(self, config: uvicorn.Config, engine: EngineClient, timeout_s: float) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        engine: EngineClient,
+        timeout_s: float,
+        on_drain: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
         super().__init__(config)
         # Streams would be cut as soon as nothing new is accepted, told to their end or not.
         AppStatus.enable_automatic_graceful_drain = False
         self._engine = engine
         self._timeout_s = timeout_s
+        self._on_drain = on_drain
         self._loop = asyncio.get_running_loop()
         self._draining: asyncio.Task[None] | None = None
 
@@ -55,6 +64,8 @@ class DrainingServer(uvicorn.Server):
     async def _drain(self) -> None:
         engine = self._engine
         engine.drain()
+        if self._on_drain is not None:
+            await self._on_drain()
         logger.info("draining open_requests=%d timeout_s=%.0f", engine.num_open, self._timeout_s)
         end = time.monotonic() + self._timeout_s
         while engine.num_open and time.monotonic() < end:

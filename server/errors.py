@@ -31,6 +31,7 @@ from engine.errors import (
 )
 from server import request_id as request_id_header
 from server import security_headers, synthetic_mark
+from server.batches.storage_errors import NoDataDirError, StorageError, StorageFullError
 from server.call_record import note_error
 from server.refusals import (
     BodyTimeoutError,
@@ -77,6 +78,8 @@ _STATUS: tuple[tuple[type[Exception], HTTPStatus], ...] = (
     (DeadlinePassedError, HTTPStatus.GATEWAY_TIMEOUT),
     (EngineNotReadyError, HTTPStatus.SERVICE_UNAVAILABLE),
     (EngineDeadError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (NoDataDirError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (StorageFullError, HTTPStatus.INSUFFICIENT_STORAGE),
     (Exception, HTTPStatus.INTERNAL_SERVER_ERROR),
 )
 
@@ -182,6 +185,8 @@ def _describe(error: Exception) -> tuple[str, str | None, str | None]:
     if isinstance(error, EngineDeadError):
         return str(error), None, "engine_dead"
     if isinstance(error, EngineNotReadyError):
+        return str(error), None, error.code
+    if isinstance(error, StorageError):
         return str(error), None, error.code
     if isinstance(error, OutdraftError):
         return str(error), None, None

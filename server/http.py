@@ -11,19 +11,23 @@ import signal
 from collections.abc import Callable
 
 import uvicorn
+from fastapi import FastAPI
 
 from engine.client.process import EngineClient
 from engine.config import EngineConfig, acceptance_text
 from engine.errors import ConfigError
 from engine.tokenization import Tokenizer, load_tokenizer
 from server.app import create_app
+from server.batches.data_dir import DataDir, NoDataDir
+from server.batches.service import BatchService
 from server.config import ServerConfig
 from server.connection import connection_options
 from server.draining import DrainingServer
-from server.keys import KeyRing
+from server.keys import KeyRing, read_keys
 from server.served import Served, make_served
 
 _GRACE_S = 5
+_NO_DATA_DIR = NoDataDir("It was started without a data directory.")
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +39,7 @@ async def serve_http(
     *,
     name: str,
     keys: KeyRing | None = None,
+    data_dir: DataDir | NoDataDir = _NO_DATA_DIR,
 ) -> int:
     """Serve until told to stop; returns the exit status.
 
@@ -44,6 +49,7 @@ async def serve_http(
         server_config: where to listen.
         name: the model as it was given.
         keys: that callers must have; None = those of the settings.
+        data_dir: where files and batches are; closed at the end.
 
     Raises:
         ConfigError: keys or certificates that cannot be used.
@@ -53,13 +59,21 @@ async def serve_http(
     served.tool_parser = server_config.tool_parser
     served.reasoning_parser = server_config.reasoning_parser
     end_tracing = _start_tracing(served, server_config)
+    keys = read_keys(server_config) if keys is None else keys
+    batches = _open_batches(served, server_config, data_dir)
+    app = create_app(served, server_config, keys, batches)
     server = DrainingServer(
-        _uvicorn_config(served, server_config, keys), engine, server_config.drain_timeout_s
+        uvicorn_config(app, served, server_config),
+        engine,
+        server_config.drain_timeout_s,
+        None if isinstance(batches, NoDataDir) else batches.stop,
     )
     # uvicorn gives these back when it is done; the engine is closed after that, so signals must
     # find this harmless handler again.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
+    if not isinstance(batches, NoDataDir):
+        await batches.start(app, keys)
     loading = asyncio.create_task(_load(served, config, server_config))
     serving = asyncio.create_task(_listen(server))
     await asyncio.wait({loading, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -69,10 +83,25 @@ async def serve_http(
     await serving
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
+    if not isinstance(batches, NoDataDir):
+        await batches.close()
     await asyncio.to_thread(end_tracing)
     if failure is not None:
         raise failure
     return 0 if server.started else 1
+
+
+def _open_batches(
+    served: Served, server_config: ServerConfig, data_dir: DataDir | NoDataDir
+) -> BatchService | NoDataDir:
+    """Open what keeps files and batches, where there is a folder for them.
+
+    Raises:
+        DataDirError: their database cannot be opened.
+    """
+    if isinstance(data_dir, NoDataDir):
+        return data_dir
+    return BatchService(data_dir, server_config, served.metrics)
 
 
 def _start_tracing(served: Served, server_config: ServerConfig) -> Callable[[], None]:
@@ -133,11 +162,10 @@ def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
     return tokenizer
 
 
-def _uvicorn_config(
-    served: Served, server_config: ServerConfig, keys: KeyRing | None
-) -> uvicorn.Config:
+def uvicorn_config(app: FastAPI, served: Served, server_config: ServerConfig) -> uvicorn.Config:
+    """Give uvicorn's settings for an app."""
     return uvicorn.Config(
-        create_app(served, server_config, keys),
+        app,
         host=server_config.host,
         port=server_config.port,
         log_config=None,

@@ -1,7 +1,7 @@
 """Who calls: API keys, kept as digests alone, and what follows from the one that a caller has.
 
-Digests are keyed by a number that no other process has, so what logs or memory dumps show of them
-cannot be looked up. It knows nothing of HTTP.
+Digests are keyed by a secret number, of the process or of its data directory, so what logs or
+memory dumps show of them cannot be looked up. It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -57,10 +57,16 @@ class KeyRing:
     Args:
         api_keys: may use the API.
         admin_keys: may do everything.
+        secret: what they are digested with; None = a new one.
     """
 
-    def __init__(self, api_keys: Iterable[str] = (), admin_keys: Iterable[str] = ()) -> None:
-        self._secret = secrets.token_bytes(_DIGEST_BYTES)
+    def __init__(
+        self,
+        api_keys: Iterable[str] = (),
+        admin_keys: Iterable[str] = (),
+        secret: bytes | None = None,
+    ) -> None:
+        self._secret = secret or secrets.token_bytes(_DIGEST_BYTES)
         admin = {self._digest(key) for key in admin_keys}
         api = {self._digest(key) for key in api_keys} - admin
         self._digests = [(digest, digest in admin) for digest in sorted(api | admin)]
@@ -88,18 +94,37 @@ class KeyRing:
             for digest, is_admin in self._digests:
                 if hmac.compare_digest(digest, asked):
                     found = digest, is_admin
-        if found is None:
-            return None
-        tenant = found[0].hex()[:_DIGEST_BYTES]
+        return None if found is None else self._caller(*found)
+
+    def caller_of(self, tenant: str) -> Caller | None:
+        """Give who has what is stored for a tenant; None where nobody does any more."""
+        if not tenant:
+            is_isolated = self.num_tenants > 1
+            return None if self.has_api_keys else Caller(is_isolated=is_isolated, account="nobody")
+        for digest, is_admin in self._digests:
+            if _tenant(digest) == tenant:
+                return self._caller(digest, is_admin)
+        return None
+
+    def _caller(self, digest: bytes, is_admin: bool) -> Caller:
+        tenant = _tenant(digest)
         is_isolated = self.num_tenants > 1
-        return Caller(tenant, is_isolated=is_isolated, is_admin=found[1], account=f"key:{tenant}")
+        return Caller(tenant, is_isolated=is_isolated, is_admin=is_admin, account=f"key:{tenant}")
 
     def _digest(self, key: str) -> bytes:
         given = key.encode(errors="surrogateescape")
         return hashlib.blake2b(given, key=self._secret, digest_size=_DIGEST_BYTES).digest()
 
 
-def read_keys(config: ServerConfig, environment: MutableMapping[str, str] | None = None) -> KeyRing:
+def _tenant(digest: bytes) -> str:
+    return digest.hex()[:_DIGEST_BYTES]
+
+
+def read_keys(
+    config: ServerConfig,
+    environment: MutableMapping[str, str] | None = None,
+    secret: bytes | None = None,
+) -> KeyRing:
     """Read the keys of flags, file and environment; from the environment they are taken away.
 
     What this process starts later, the engine among it, does not see them there.
@@ -107,6 +132,7 @@ def read_keys(config: ServerConfig, environment: MutableMapping[str, str] | None
     Args:
         config: the flags.
         environment: where the variables are; None = nowhere.
+        secret: see `KeyRing`.
 
     Raises:
         ConfigError: a key that no header can carry, or a file without keys.
@@ -121,7 +147,7 @@ def read_keys(config: ServerConfig, environment: MutableMapping[str, str] | None
             _check(name, key)
         if any(len(key) < _SHORT_KEY for key in keys):
             logger.warning("short_key kind=%s min_length=%d", name, _SHORT_KEY)
-    return KeyRing(api, admin)
+    return KeyRing(api, admin, secret)
 
 
 def _read_file(path: str) -> list[str]:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from engine.client.supervision import FaultCounts
 from engine.metrics import EngineStats
 from engine.request import FinishReason
+from server.batches.metrics import BatchMetrics
 from server.call_record import ChoiceRecord
 from server.engine_metrics import EngineMetrics
 from server.fault_metrics import FaultMetrics
@@ -52,6 +53,9 @@ class ServerMetrics:
         read_stats: gives the engine's counters.
         read_faults: gives its client's counts of what went wrong; by default there is nothing.
         synthetic_acceptance: see `engine.door.ModelInfo`; told only where there is any.
+
+    Attributes:
+        model_name: see above.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class ServerMetrics:
         *,
         read_faults: Callable[[], FaultCounts] = FaultCounts,
     ) -> None:
+        self.model_name = model_name
         self._registry = CollectorRegistry()
         self._registry.register(EngineMetrics(_PREFIX, model_name, read_stats))
         self._faults = FaultMetrics(_PREFIX, model_name, self._registry, read_stats, read_faults)
@@ -118,6 +123,10 @@ class ServerMetrics:
     def observe_error(self, error: BaseException) -> None:
         """Count an error that a caller is told."""
         self._faults.observe_error(error)
+
+    def of_batches(self) -> BatchMetrics:
+        """Measure batches, too; once."""
+        return BatchMetrics(_PREFIX, self.model_name, self._registry)
 
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""

@@ -18,6 +18,7 @@ from pydantic.json_schema import JsonSchemaMode
 
 from engine.version import __version__
 from server.errors import ErrorBody
+from server.protocol.batches import Batch, BatchRequest, FileForm, FileObject
 from server.protocol.chat import ChatChunk, ChatCompletion, ChatCompletionRequest, ChatLabels
 from server.protocol.completions import Completion, CompletionRequest
 from server.protocol.messages import MessagesRequest
@@ -43,6 +44,7 @@ from server.protocol.wire import WireModel
 
 _JSON = "application/json"
 _EVENTS = "text/event-stream"
+_FORM = "multipart/form-data"
 _SECURITY_SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
@@ -66,6 +68,9 @@ class Operation:
         error: the shape of errors.
         example: a body; the model's name is added.
         needs_key: whether callers need a key, where there are keys, and are counted.
+        takes: the media type of the body.
+        gives: the media type of an answer without a shape.
+        keeps: whether it writes to the disk, which may be full.
     """
 
     answer: Any
@@ -77,6 +82,9 @@ class Operation:
     error: Any = ErrorBody
     example: Mapping[str, Any] | None = None
     needs_key: bool = True
+    takes: str = _JSON
+    gives: str = "text/plain"
+    keeps: bool = False
 
     @property
     def makes_answers(self) -> bool:
@@ -99,6 +107,27 @@ def _generates(
     return Operation(answer, body, event, makes, finds=True, unavailable=ErrorBody, example=example)
 
 
+def _keeps(
+    answer: Any,
+    body: type[WireModel] | None = None,
+    *,
+    takes: str = _JSON,
+    gives: str = "text/plain",
+    example: _Example | None = None,
+) -> Operation:
+    """Describe an endpoint that needs the data directory."""
+    return Operation(
+        answer,
+        body,
+        finds=True,
+        unavailable=ErrorBody,
+        example=example,
+        takes=takes,
+        gives=gives,
+        keeps=True,
+    )
+
+
 def _for_agents(
     answer: Any, body: type[WireModel], event: Any = None, *, example: _Example
 ) -> Operation:
@@ -113,6 +142,10 @@ _CHATS = "/v1/chat/completions"
 _CHAT = _CHATS + "/{completion_id}"
 _RESPONSES = "/v1/responses"
 _RESPONSE = _RESPONSES + "/{response_id}"
+_FILES = "/v1/files"
+_FILE = _FILES + "/{file_id}"
+_BATCHES = "/v1/batches"
+_BATCH = _BATCHES + "/{batch_id}"
 _GREETING = {"messages": [{"role": "user", "content": "Hello!"}]}
 
 OPERATIONS: Mapping[tuple[str, str], Operation] = {
@@ -162,6 +195,19 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("post", "/detokenize"): _generates(
         DetokenizeAnswer, DetokenizeRequest, example={"tokens": [1, 2, 3]}
     ),
+    ("post", _FILES): _keeps(FileObject, FileForm, takes=_FORM),
+    ("get", _FILES): _keeps(Page),
+    ("get", _FILE): _keeps(FileObject),
+    ("get", _FILE + "/content"): _keeps(None, gives="application/octet-stream"),
+    ("delete", _FILE): _keeps(Deleted),
+    ("post", _BATCHES): _keeps(
+        Batch,
+        BatchRequest,
+        example={"input_file_id": "file-1", "endpoint": _CHATS, "completion_window": "24h"},
+    ),
+    ("get", _BATCHES): _keeps(Page),
+    ("get", _BATCH): _keeps(Batch),
+    ("post", _BATCH + "/cancel"): _keeps(Batch),
     ("get", "/v1/models"): Operation(ModelList),
     ("get", "/v1/models/{name}"): Operation(ModelCard, finds=True),
     ("get", "/health"): Operation(Health, unavailable=Health, needs_key=False),
@@ -203,7 +249,7 @@ def openapi_page(app: FastAPI) -> dict[str, Any]:
 
 def _show_example(app: FastAPI, described: dict[str, Any], operation: Operation) -> None:
     """Give a body that this server answers."""
-    if operation.body is None:
+    if operation.body is None or operation.takes != _JSON:
         return
     example = dict(operation.example or {})
     if "model" in operation.body.model_fields:
@@ -255,7 +301,7 @@ def _describe(
 
     answers: dict[str, Any] = {_JSON: shown(operation.answer)} if operation.answer else {}
     if not answers:
-        answers["text/plain"] = {"schema": {"type": "string"}}
+        answers[operation.gives] = {"schema": {"type": "string"}}
     if operation.event is not None:
         shapes = [shown(shape)["schema"] for shape in (operation.event, operation.error)]
         answers[_EVENTS] = {"itemSchema": _event_schema(shapes)}
@@ -270,7 +316,8 @@ def _describe(
     if operation.body is None:
         return {"responses": responses}
     body = {"schema": schemas[operation.body, "validation"]}
-    return {"requestBody": {"required": True, "content": {_JSON: body}}, "responses": responses}
+    content = {operation.takes: body}
+    return {"requestBody": {"required": True, "content": content}, "responses": responses}
 
 
 def _event_schema(shapes: list[dict[str, Any]]) -> dict[str, Any]:
@@ -305,4 +352,6 @@ def _failures(operation: Operation, has_parameters: bool) -> list[HTTPStatus]:
         failures.append(HTTPStatus.NOT_FOUND)
     if operation.unavailable is not None:
         failures.append(HTTPStatus.SERVICE_UNAVAILABLE)
+    if operation.keeps:
+        failures.append(HTTPStatus.INSUFFICIENT_STORAGE)
     return sorted([*failures, HTTPStatus.INTERNAL_SERVER_ERROR])

@@ -17,6 +17,7 @@ from engine.config_flags import (
 )
 from engine.log_format import adopt_loggers, start_logging
 from engine.uncollected import uncollected
+from server.batches.data_dir import DataDir, NoDataDir, find_data_dir
 from server.call_record import note_request_id
 from server.cli.event_loop import do_without_torch, run_loop
 from server.config import ServerConfig
@@ -52,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
     start_logging(server_config.log_level, server_config.log_format, note_request_id)
     # It writes every event, and so everybody's words, at this level.
     logging.getLogger("sse_starlette").setLevel(logging.INFO)
-    keys = read_keys(server_config, os.environ)
+    data_dir = find_data_dir(server_config.data_dir)
+    secret = None if isinstance(data_dir, NoDataDir) else data_dir.secret
+    keys = read_keys(server_config, os.environ, secret)
     server_config = server_config.without_secrets()
     supervision = SupervisionConfig(**given_options(args, SupervisionConfig))
     engine = EngineClient(
@@ -61,11 +64,15 @@ def run(args: argparse.Namespace) -> int:
         log_format=server_config.log_format,
         supervision=supervision,
     )
-    return run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys))
+    return run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys, data_dir))
 
 
 async def _serve(
-    engine: EngineClient, server_config: ServerConfig, name: str, keys: KeyRing
+    engine: EngineClient,
+    server_config: ServerConfig,
+    name: str,
+    keys: KeyRing,
+    data_dir: DataDir | NoDataDir,
 ) -> int:
     config = engine.config
     await engine.start()
@@ -77,6 +84,8 @@ async def _serve(
             from server.http import serve_http
         adopt_loggers()
 
-        return await serve_http(engine, config, server_config, name=name, keys=keys)
+        return await serve_http(
+            engine, config, server_config, name=name, keys=keys, data_dir=data_dir
+        )
     finally:
         await engine.close()

@@ -24,6 +24,9 @@ class Sizes:
         drain_streams: open when the server is told to end.
         faults: raised between the parts of the engine, one at a time.
         hostile: requests that nobody should send.
+        batch_lines: of a batch whose server is killed.
+        batch_kills: how often.
+        stream_records: through a command between two pipes.
         soak_s: seconds of mixed traffic.
     """
 
@@ -41,6 +44,9 @@ class Sizes:
     drain_streams: int = 64
     faults: int = 400
     hostile: int = 20_000
+    batch_lines: int = 2000
+    batch_kills: int = 5
+    stream_records: int = 10_000
     soak_s: float = 120.0
 
 
@@ -60,5 +66,8 @@ SHORT = Sizes(
     drain_streams=16,
     faults=48,
     hostile=200,
+    batch_lines=60,
+    batch_kills=2,
+    stream_records=200,
     soak_s=1.0,
 )

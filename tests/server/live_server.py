@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import uvicorn
 
 from engine.config import EngineConfig
+from server.app import create_app
 from server.config import ServerConfig
-from server.http import _uvicorn_config
+from server.http import uvicorn_config
 from server.served import Served, make_served
 from tests.byte_tokenizer import CHAT_TEMPLATE, byte_tokenizer
 from tests.doubles import FakeCore
@@ -48,7 +49,7 @@ async def listening(config: ServerConfig, core: FakeCore | None = None) -> Async
     await engine.start()
     served.install_tokenizer(byte_tokenizer(CHAT_TEMPLATE))
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(_uvicorn_config(served, config, None))
+    server = uvicorn.Server(uvicorn_config(create_app(served, config), served, config))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         while not server.started:

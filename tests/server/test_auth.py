@@ -38,6 +38,7 @@ def endpoints(api: Api) -> list[tuple[str, str]]:
     found = []
     for route in routes(api.app.routes):
         path = route.path.replace("{completion_id}", "x").replace("{response_id}", "x")
+        path = path.replace("{file_id}", "x").replace("{batch_id}", "x")
         path = path.replace("{name:path}", "x").replace("{rest:path}", "x")
         assert "{" not in path, path
         found += [(method, path) for method in sorted(route.methods or ())]
