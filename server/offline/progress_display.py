@@ -12,6 +12,15 @@ from rich.progress import Progress as Bar
 
 from server.offline.progress import Progress, clock
 
+_BAR_WIDTH = 12
+_WORDS = {
+    "done": "{}",
+    "failed": "{} failed",
+    "tokens_per_s": "{} tokens/s",
+    "tokens_per_pass": "{}/pass",
+    "left": "{} left",
+    "cost": "cost {}",
+}
 _BAR_S = 0.25
 _LOG_S = 30.0
 
@@ -21,14 +30,13 @@ logger = logging.getLogger(__name__)
 async def shown(work: Awaitable[None], progress: Progress, console: Console) -> None:
     """Wait for work, and show how far it has come meanwhile; whatever it raises is raised."""
     if console.is_terminal:
-        columns = (TextColumn("answering"), BarColumn(), TextColumn("{task.fields[told]}"))
+        columns = (BarColumn(_BAR_WIDTH), TextColumn("{task.fields[told]}"))
         with Bar(*columns, console=console, transient=True) as bar:
             task = bar.add_task("answering", total=progress.total, told="")
 
             def show() -> None:
                 done = progress.num_skipped + progress.num_done
-                told = ", ".join(f"{k} {v}" for k, v in progress.figures().items())
-                bar.update(task, total=progress.total, completed=done, told=told)
+                bar.update(task, total=progress.total, completed=done, told=_told(progress))
 
             await _with_ticks(work, show, _BAR_S)
     else:
@@ -66,6 +74,11 @@ async def _with_ticks(work: Awaitable[None], tick: Callable[[], None], seconds: 
     finally:
         task.cancel()
     await task
+
+
+def _told(progress: Progress) -> str:
+    """Write the figures as they stand behind the bar."""
+    return ", ".join(_WORDS[name].format(value) for name, value in progress.figures().items())
 
 
 def _log(progress: Progress) -> None:
