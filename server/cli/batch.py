@@ -147,11 +147,15 @@ def _run(args: argparse.Namespace) -> int:
         supervision=SupervisionConfig(**given_options(args, SupervisionConfig)),
     )
 
+    console = Console(stderr=True)
+    # Answers on the same terminal would run into it.
+    shows_bar = console.is_terminal and not (plan.output.is_stream and sys.stdout.isatty())
+
     async def load() -> Ask:
         return await _load(engine, server_config, name)
 
     async def answer() -> int:
-        return await Run(plan, Console(stderr=True)).run(engine, load)
+        return await Run(plan, console, shows_bar=shows_bar).run(engine, load)
 
     return run_loop(answer())
 

@@ -27,9 +27,15 @@ _LOG_S = 30.0
 logger = logging.getLogger(__name__)
 
 
-async def shown(work: Awaitable[None], progress: Progress, console: Console) -> None:
-    """Wait for work, and show how far it has come meanwhile; whatever it raises is raised."""
-    if console.is_terminal:
+async def shown(work: Awaitable[None], progress: Progress, console: Console | None) -> None:
+    """Wait for work, and show how far it has come meanwhile; whatever it raises is raised.
+
+    Args:
+        work: to be done.
+        progress: of it.
+        console: a terminal for the bar; None = the log tells.
+    """
+    if console is not None:
         columns = (BarColumn(_BAR_WIDTH), TextColumn("{task.fields[told]}"))
         with Bar(*columns, console=console, transient=True) as bar:
             task = bar.add_task("answering", total=progress.total, told="")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shlex
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -26,6 +26,10 @@ from server.offline.records import Source
 from server.offline.side_thread import SideThread
 
 ALL_ANSWERED, SOME_FAILED, NOTHING_RAN, INTERRUPTED = 0, 1, 2, 130
+
+_FOR_ONCE = ("--overwrite", "--no-resume")
+# Shorter ones could be other flags, too, and are not taken.
+_SHORTEST = len("--no-")
 
 Ask = Callable[[BatchLine], Awaitable[LineAnswer]]
 
@@ -57,11 +61,13 @@ class Run:
     Args:
         plan: what it is to do.
         console: on which it tells what it did.
+        shows_bar: whether it shows there how far it has come; else the log tells.
     """
 
-    def __init__(self, plan: Plan, console: Console) -> None:
+    def __init__(self, plan: Plan, console: Console, *, shows_bar: bool = False) -> None:
         self._plan = plan
         self._console = console
+        self._bar = console if shows_bar else None
         self._interrupted = asyncio.Event()
         self._destination: Destination | None = None
         self._finished: FinishedRecords | None = None
@@ -120,7 +126,7 @@ class Run:
         flow = Flow(jobs, plan.recipe, ask, self._destination, plan.bounds, progress)
         stopping = asyncio.create_task(self._stop_when_interrupted(flow))
         try:
-            await shown(flow.run(), progress, self._console)
+            await shown(flow.run(), progress, self._bar)
         except ReaderGoneError:
             self._is_reader_gone = True
         except OutdraftError as error:
@@ -172,17 +178,21 @@ class Run:
             self._finish_table(progress)
         if self._destination is not None and not plan.output.is_stream:
             self._destination.close()
-        for line in summary(progress):
-            self._tell(line)
-        kept = self._finished.errors if self._finished is not None else {}
-        for code, count in kept.items():
-            self._tell(f"  {count} x {code} before")
         is_whole = is_whole and not self._has_failed
-        if not is_whole and self._finished is not None:
-            self._tell(f"To go on: {resuming(plan.command)}")
+        kept = self._finished.errors if self._finished is not None else {}
+        if not self._is_reader_gone:
+            self._summarise(progress, kept, is_whole=is_whole)
         if self._interrupted.is_set():
             return INTERRUPTED
         return ALL_ANSWERED if is_whole and not progress.errors and not kept else SOME_FAILED
+
+    def _summarise(self, progress: Progress, kept: Mapping[str, int], *, is_whole: bool) -> None:
+        for line in summary(progress):
+            self._tell(line)
+        for code, count in kept.items():
+            self._tell(f"  {count} x {code} before")
+        if not is_whole and self._finished is not None:
+            self._tell(f"To go on: {resuming(self._plan.command)}")
 
     def _finish_table(self, progress: Progress) -> None:
         try:
@@ -201,6 +211,7 @@ class Run:
 
     def _interrupt(self) -> None:
         if self._interrupted.is_set():
+            self._console.show_cursor()
             os._exit(INTERRUPTED)
         self._interrupted.set()
 
@@ -210,4 +221,9 @@ class Run:
 
 def resuming(command: tuple[str, ...]) -> str:
     """Write the command that goes on where this one ended."""
-    return shlex.join(word for word in command if word != "--overwrite")
+    return shlex.join(word for word in command if not _is_for_once(word))
+
+
+def _is_for_once(word: str) -> bool:
+    """Whether a word, perhaps cut short, is a flag that would not let the command go on."""
+    return len(word) > _SHORTEST and any(flag.startswith(word) for flag in _FOR_ONCE)

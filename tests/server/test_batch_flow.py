@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from engine.errors import ConfigError
 from engine.request import SpeculationStats
@@ -20,7 +22,9 @@ from server.offline.line_file import ReaderGoneError
 from server.offline.openai_recipe import OpenAIRecipe
 from server.offline.outcome import Job
 from server.offline.progress import EngineCount, Progress
+from server.offline.progress_display import shown
 from server.offline.records import CSV, JSONL, BrokenRecordError, Record, Source
+from server.offline.run import resuming
 from server.offline.side_thread import SideThread
 from tests.server.harness import run
 
@@ -305,3 +309,33 @@ def test_figures_tell_what_is_left_and_what_it_costs() -> None:
     assert figures["failed"] == "1"
     assert figures["tokens_per_pass"] == "2.00"
     assert {"left", "cost", "tokens_per_s"} <= figures.keys()
+
+
+async def slow() -> None:
+    await asyncio.sleep(0.2)
+
+
+def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.offline.progress_display._BAR_S", 0.01)
+    printed = io.StringIO()
+    console = Console(file=printed, force_terminal=True, width=100)
+    progress = Progress(EngineCount(SpeculationStats), total=8, num_done=3, price_per_hour=1.0)
+    progress.start()
+    asyncio.run(shown(slow(), progress, console))
+    assert "3/8" in printed.getvalue()
+    assert "tokens/s" in printed.getvalue()
+    assert "cost 0.00" in printed.getvalue()
+
+
+def test_elsewhere_the_log_tells(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("server.offline.progress_display._LOG_S", 0.01)
+    with caplog.at_level("INFO"):
+        asyncio.run(shown(slow(), Progress(EngineCount(SpeculationStats), num_done=3), None))
+    assert "batch_progress done=3 tokens_per_s=0.0" in caplog.messages
+
+
+def test_the_command_that_goes_on_does_not_begin_anew() -> None:
+    command = ("outdraft", "batch", "-i", "a b", "--overwr", "--no-resume", "--ordered", "-o", "x")
+    assert resuming(command) == "outdraft batch -i 'a b' --ordered -o x"
