@@ -54,9 +54,6 @@ class Journal:
         database: says what is good.
         files: where answers go.
         retry_s: seconds after which what failed is tried again.
-
-    Attributes:
-        trouble: why nothing can be written now; None = it can.
     """
 
     def __init__(self, database: Database, files: FileStore, retry_s: float = RETRY_S) -> None:
@@ -66,7 +63,12 @@ class Journal:
         self._waiting: list[tuple[Entry, asyncio.Future[None]]] = []
         self._has_work = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self.trouble: StorageError | None = None
+        self._troubles: dict[object, StorageError] = {}
+
+    @property
+    def trouble(self) -> StorageError | None:
+        """Why something cannot be written now; None = everything can."""
+        return next(iter(self._troubles.values()), None)
 
     def start(self) -> None:
         """Begin to write."""
@@ -92,19 +94,22 @@ class Journal:
 
     async def insist(self, work: Callable[[], Awaitable[Result]]) -> Result:
         """Do something, and if the disk does not let us, again and again until it does."""
-        while True:
-            try:
-                result = await work()
-            except StorageError as error:
-                if self.trouble is None:
-                    logger.error("batches_paused reason=%r retry_s=%g", str(error), self._retry_s)
-                self.trouble = error
+        name = object()
+        try:
+            while True:
+                try:
+                    return await work()
+                except StorageError as error:
+                    self._note(name, error)
                 await asyncio.sleep(self._retry_s)
-            else:
-                if self.trouble is not None:
-                    logger.info("batches_go_on")
-                self.trouble = None
-                return result
+        finally:
+            if self._troubles.pop(name, None) is not None and self.trouble is None:
+                logger.info("batches_go_on")
+
+    def _note(self, name: object, error: StorageError) -> None:
+        if self.trouble is None:
+            logger.error("batches_paused reason=%r retry_s=%g", str(error), self._retry_s)
+        self._troubles[name] = error
 
     async def write(self, entries: Sequence[Entry]) -> None:
         """Write entries down at once.

@@ -200,7 +200,7 @@ def test_a_batch_without_an_end_is_cancelled(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = ServerConfig(batch_concurrency=2)
         async with batching(tmp_path, saying("x" * 6), config=config) as server:
-            batch = await server.create(chats(400))
+            batch = await server.create(chats(100))
             await server.until(
                 batch.id, lambda b: bool(b.request_counts and b.request_counts.completed)
             )
@@ -212,7 +212,7 @@ def test_a_batch_without_an_end_is_cancelled(tmp_path: Path) -> None:
             done = await server.lines_of(batch.output_file_id)
             left = await server.lines_of(batch.error_file_id)
             assert min(len(done), len(left)) > 0
-            assert len(done) + len(left) == 400
+            assert len(done) + len(left) == 100
             assert not set(done) & set(left)
             assert {line["error"]["code"] for line in left.values()} == {"batch_cancelled"}
             assert server.api.engine.num_open == 0
@@ -250,7 +250,7 @@ def test_several_batches_take_turns(tmp_path: Path) -> None:
     async def scenario() -> None:
         config = ServerConfig(batch_concurrency=2)
         async with batching(tmp_path, saying("x" * 6), config=config) as server:
-            first = await server.create(chats(600))
+            first = await server.create(chats(150))
             await server.until(
                 first.id, lambda b: bool(b.request_counts and b.request_counts.completed)
             )
