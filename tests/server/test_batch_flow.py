@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from server.offline.outcome import Job
 from server.offline.progress import EngineCount, Progress
 from server.offline.progress_display import shown
 from server.offline.records import CSV, JSONL, BrokenRecordError, Record, Source
-from server.offline.run import resuming
+from server.offline.run import Ask, resuming
 from server.offline.side_thread import SideThread
 from tests.server.harness import run
 
@@ -77,14 +77,14 @@ def new_progress() -> Progress:
 
 
 def flow_of(
-    jobs: Jobs, rows: Rows, bounds: Bounds, ask: object = good, progress: Progress | None = None
+    jobs: Jobs, rows: Rows, bounds: Bounds, ask: Ask = good, progress: Progress | None = None
 ) -> Flow:
     recipe = OpenAIRecipe(1000)
-    return Flow(iter(jobs), recipe, ask, rows, bounds, progress or new_progress())  # type: ignore[arg-type]
+    return Flow(iter(jobs), recipe, ask, rows, bounds, progress or new_progress())
 
 
-async def until(condition: object) -> None:
-    while not condition():  # type: ignore[operator]
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
         await asyncio.sleep(0.001)
 
 
