@@ -78,6 +78,7 @@ def test_commands_that_are_not_used_are_not_imported(root: Path) -> None:
     assert {name for name in modules if name.startswith("server.cli.")} == {
         "server.cli.chat",
         "server.cli.command_parser",
+        "server.cli.failures",
         "server.cli.main",
     }
 
