@@ -206,7 +206,9 @@ class Served:
             )
             for index, prompt in enumerate(prompts)
         ]
-        timeouts = [seconds for seconds in (timeout_s, self.request_timeout) if seconds is not None]
+        # Background work waits for everybody else, and that is not its fault.
+        longest_s = None if IS_BACKGROUND.get() else self.request_timeout
+        timeouts = [seconds for seconds in (timeout_s, longest_s) if seconds is not None]
         return Generation(
             call_id,
             requests,

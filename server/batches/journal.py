@@ -128,7 +128,6 @@ class Journal:
         batches = {entry.batch for entry in entries}
         for batch in batches:
             self._write_batch(db, batch, [entry for entry in entries if entry.batch == batch])
-        sync_folder(self._files.folder)
 
     def _write_batch(self, db: sqlite3.Connection, batch: int, entries: list[Entry]) -> None:
         new = [entry for entry in entries if _mark_done(db, entry)]
@@ -163,11 +162,14 @@ class Journal:
 
     def _append(self, file_id: str, num_good_bytes: int, text: bytes) -> None:
         path = self._files.path_of(file_id)
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        is_new = not path.exists()
+        with path.open("w+b" if is_new else "r+b") as file:
             file.truncate(num_good_bytes)
             file.seek(num_good_bytes)
             file.write(text)
             write_through(file)
+        if is_new:
+            sync_folder(self._files.folder)
 
     async def _write_all(self) -> None:
         while True:

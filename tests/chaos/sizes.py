@@ -67,7 +67,7 @@ SHORT = Sizes(
     faults=48,
     hostile=200,
     batch_lines=60,
-    batch_kills=2,
+    batch_kills=1,
     stream_records=200,
     soak_s=1.0,
 )

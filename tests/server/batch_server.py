@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,15 @@ async def batching(
     finally:
         await service.close()
         await engine.close()
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    """Run a scenario, with time for disks that are busy."""
+
+    async def bounded() -> None:
+        await asyncio.wait_for(scenario(), 240)
+
+    asyncio.run(bounded())
 
 
 def chat_line(custom_id: str, text: str = "hi", **changes: Any) -> dict[str, Any]:

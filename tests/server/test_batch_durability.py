@@ -19,8 +19,8 @@ from server.batches.data_dir import DataDirError
 from server.batches.database import MIGRATIONS, Database
 from server.batches.service import Pace
 from server.config import ServerConfig
-from tests.server.batch_server import Batches, batching, chats
-from tests.server.harness import error_of, run, saying
+from tests.server.batch_server import Batches, batching, chats, run
+from tests.server.harness import error_of, saying
 from tests.server.test_batches import has_begun
 
 SLOW = saying("x" * 6)

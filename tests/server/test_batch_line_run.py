@@ -127,20 +127,39 @@ def test_a_batch_has_a_limit_of_its_own() -> None:
     run(scenario)
 
 
-def test_waits_while_the_queue_is_full() -> None:
+@pytest.mark.parametrize("are_lines_first", [False, True])
+def test_lines_and_calls_take_no_place_of_each_other(are_lines_first: bool) -> None:
     async def scenario() -> None:
         async with serving(saying("x"), config=ServerConfig(max_queue=0)) as api:
             api.engine.is_paused = True
-            seats = api.served.config.scheduler.max_num_seqs
-            calls = [asyncio.create_task(api.chat()) for _ in range(seats)]
-            while api.served.admission.num_waiting < seats:
-                await asyncio.sleep(0)
-            asking = asyncio.create_task(LineRunner(api.app).run(line(CHAT)))
-            while 'reason="queue_full"} 1.0' not in api.served.metrics.render().decode():
-                await asyncio.sleep(0.01)
+            seats, runner = api.served.config.scheduler.max_num_seqs, LineRunner(api.app)
+            for kind in (not are_lines_first, are_lines_first):
+                asked = [runner.run(line(CHAT)) if not kind else api.chat() for _ in range(seats)]
+                tasks = [asyncio.create_task(call) for call in asked]  # type: ignore[arg-type]
+                before = api.engine.num_open
+                while api.engine.num_open < before + seats:
+                    await asyncio.sleep(0)
+                waiting.extend(tasks)
+            assert api.served.admission.num_background == seats
+            assert (await api.chat()).status_code == 429
             api.engine.is_paused = False
             api.engine._work.set()
-            assert {(await call).status_code for call in calls} == {200}
+            assert {(await task).status_code for task in waiting} == {200}
+            assert api.served.admission.num_background == 0
+
+    waiting: list[asyncio.Task[Any]] = []
+    run(scenario)
+
+
+def test_the_time_of_a_call_is_not_that_of_a_line() -> None:
+    async def scenario() -> None:
+        async with serving(saying("x"), config=ServerConfig(request_timeout=0.01)) as api:
+            api.engine.is_paused = True
+            asking = asyncio.create_task(LineRunner(api.app).run(line(CHAT)))
+            assert (await api.chat()).status_code == 504
+            assert not asking.done()
+            api.engine.is_paused = False
+            api.engine._work.set()
             assert (await asking).status_code == 200
 
     run(scenario)

@@ -12,8 +12,8 @@ import pytest
 from openai.types import Batch
 
 from server.config import ServerConfig
-from tests.server.batch_server import batching, chat_line, chats, jsonl
-from tests.server.harness import MODEL, run, saying
+from tests.server.batch_server import batching, chat_line, chats, jsonl, run
+from tests.server.harness import MODEL, saying
 
 
 def has_begun(batch: Batch) -> bool:

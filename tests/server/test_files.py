@@ -13,8 +13,8 @@ import pytest
 from server.batches.data_dir import DataDir, DataDirError, NoDataDir, find_data_dir
 from server.batches.service import Pace
 from server.config import ServerConfig
-from tests.server.batch_server import Batches, batching, chat_line, chats, jsonl
-from tests.server.harness import error_of, run, saying, serving
+from tests.server.batch_server import Batches, batching, chat_line, chats, jsonl, run
+from tests.server.harness import error_of, saying, serving
 from tests.server.test_openapi import check_answer, page_of
 
 UNFINISHED = b"--b\r\ncontent-disposition: form-data; name=file\r\n\r\nx"
