@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import Any
 
@@ -38,15 +39,23 @@ def config_from_args(args: argparse.Namespace, base: EngineConfig | None) -> Eng
     return apply_options(base or EngineConfig(), given)
 
 
-def add_option_flags(parser: argparse._ActionsContainer, kind: type[Any]) -> None:
+def add_option_flags(
+    parser: argparse._ActionsContainer, kind: type[Any], only: Collection[str] | None = None
+) -> None:
     """Add one flag per field of a dataclass.
 
     Booleans become `--x` and `--no-x`; a flag of several texts takes them one after another,
     separated by commas, or is given several times.
+
+    Args:
+        parser: gets the flags.
+        kind: the dataclass.
+        only: names of the fields that get one; None = all.
     """
     hints = typing.get_type_hints(kind)
     for field in fields(kind):
-        _add_flag(parser, field, _value_type(hints[field.name]))
+        if only is None or field.name in only:
+            _add_flag(parser, field, _value_type(hints[field.name]))
 
 
 def given_options(args: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:

@@ -136,7 +136,7 @@ async def _listen(server: uvicorn.Server) -> None:
 
 
 async def _load(served: Served, config: EngineConfig, server_config: ServerConfig) -> None:
-    tokenizer = await asyncio.to_thread(_load_tokenizer, config)
+    tokenizer = await asyncio.to_thread(load_model_tokenizer, config)
     info = await served.engine.wait_ready()
     served.install_tokenizer(tokenizer)
     logger.info(
@@ -156,7 +156,12 @@ async def _load(served: Served, config: EngineConfig, server_config: ServerConfi
         )
 
 
-def _load_tokenizer(config: EngineConfig) -> Tokenizer:
+def load_model_tokenizer(config: EngineConfig) -> Tokenizer:
+    """Load the tokenizer of the model that is served.
+
+    Raises:
+        ConfigError: it has none.
+    """
     model = config.model
     assert model.model is not None, "a resolved configuration names a model"
     tokenizer = load_tokenizer(model.model, model.revision, model.trust_remote_code)

@@ -14,7 +14,8 @@ from engine.config_flags import add_option_flags, given_options
 from engine.log_format import start_logging
 from server.batches.data_dir import NoDataDir
 from server.call_record import note_request_id
-from server.cli.serve import _run_loop, _serve
+from server.cli.event_loop import run_loop
+from server.cli.serve import _serve
 from server.config import ServerConfig
 from server.keys import read_keys
 
@@ -37,7 +38,7 @@ def main() -> int:
         supervision=SupervisionConfig(**given_options(args, SupervisionConfig)),
     )
     keys, nothing = read_keys(server_config), NoDataDir("It is for tests.")
-    return _run_loop(_serve(engine, server_config, "tiny", keys, nothing))
+    return run_loop(_serve(engine, server_config, "tiny", keys, nothing))
 
 
 if __name__ == "__main__":

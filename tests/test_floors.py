@@ -228,8 +228,8 @@ def test_opentelemetry_is_imported_where_traces_are_asked_for() -> None:
     assert {m for m in MODULES if "server.otlp" in imports(m)} == {"server.http"}
     # FastAPI itself may import the interface, but nothing that collects or sends.
     run_blocked(
-        "import sys\nfrom server.cli.serve import _do_without_torch\n"
-        "_do_without_torch()\nimport server.http\n"
+        "import sys\nfrom server.cli.event_loop import do_without_torch\n"
+        "do_without_torch()\nimport server.http\n"
         "parts = {'opentelemetry.sdk', 'opentelemetry.exporter', 'server.otlp'}\n"
         "assert not parts & set(sys.modules)",
         blocked=(),

@@ -20,6 +20,7 @@ from engine.config_flags import add_config_flags, config_from_args
 from engine.outputs import CompletionOutput, RequestOutput
 from engine.prompts import read_prompt_lines
 from engine.sampling_params import SamplingParams
+from server.cli.sampling_flags import add_sampling_flags, given_sampling, sampling_params
 
 if TYPE_CHECKING:
     from engine.llm import RunStats
@@ -35,37 +36,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", required=True, type=Path, help="answers, JSON lines")
     parser.add_argument("--stats", type=Path, help="write counts and timings here, JSON")
     parser.add_argument("--config", help="name in model_configs/ or a YAML file")
-    _add_sampling_flags(parser.add_argument_group("sampling"))
+    add_sampling_flags(parser.add_argument_group("sampling"), SamplingParams())
     add_config_flags(parser)
-
-
-_SAMPLING_FLAGS = (
-    ("temperature", float, "0 is greedy"),
-    ("top_p", float, "keep the likeliest tokens up to this probability"),
-    ("top_k", int, "keep this many tokens; 0 keeps all"),
-    ("min_p", float, "drop tokens below this fraction of the likeliest"),
-    ("repetition_penalty", float, "1 is off"),
-    ("presence_penalty", float, "0 is off"),
-    ("frequency_penalty", float, "0 is off"),
-    ("seed", int, "same seed, same text; drawn when absent"),
-    ("n", int, "answers per prompt"),
-    ("max_tokens", int, "tokens per answer at most"),
-    ("min_tokens", int, "tokens per answer at least"),
-    ("logprobs", int, "report log probabilities with this many alternatives"),
-)
-
-
-def _add_sampling_flags(group: Any) -> None:
-    defaults = SamplingParams()
-    for name, kind, text in _SAMPLING_FLAGS:
-        default = getattr(defaults, name)
-        group.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=default, help=f"{text} ({default})"
-        )
-    group.add_argument("--stop", action="append", default=[], help="text that ends an answer")
-    group.add_argument(
-        "--ignore-eos", action="store_true", help="the model's end token does not end an answer"
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         ConfigError: a setting cannot be honoured.
         ModelLoadError: a model cannot be loaded.
     """
-    params = _sampling_params(args)
+    params = sampling_params(given_sampling(args))
     lines = read_prompt_lines(args.input, "input")
     console = Console(stderr=True)
     base = load_config(args.config) if args.config else None
@@ -92,11 +64,6 @@ def run(args: argparse.Namespace) -> int:
         args.stats.write_text(json.dumps(_stats(llm.last_run), indent=2) + "\n", encoding="utf-8")
     _summarise(console, llm.last_run, args.output)
     return 0
-
-
-def _sampling_params(args: argparse.Namespace) -> SamplingParams:
-    values = {name: getattr(args, name) for name, _, _ in _SAMPLING_FLAGS}
-    return SamplingParams(stop=tuple(args.stop), ignore_eos=args.ignore_eos, **values)
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from engine.errors import OutdraftError
 from engine.version import __version__
 from server.cli.command_parser import CommandParser
+from server.cli.failures import print_failure
 
 _COMMANDS = {
     "serve": "serve a model over HTTP",
     "generate": "generate from a file of prompts",
+    "batch": "answer a file or a stream of records",
     "chat": "chat with a running server",
     "bench": "measure",
     "tune": "choose a draft by measuring, and write a configuration",
@@ -25,8 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.func(args))
     except OutdraftError as error:
-        # Messages of other libraries may have many lines; what failed is told in one.
-        _print_error(" ".join(f"outdraft: {type(error).__name__}: {error}".split()))
+        print_failure(error)
         return 1
     except KeyboardInterrupt:
         return _INTERRUPTED
@@ -43,13 +44,6 @@ def make_parser() -> CommandParser:
     for name, summary in _COMMANDS.items():
         subparsers.add_parser(name, help=summary, module=f"server.cli.{name}")
     return parser
-
-
-def _print_error(message: str) -> None:
-    # Imported here because lists of commands and flags should not wait for it.
-    from rich.console import Console
-
-    Console(stderr=True, soft_wrap=True).print(message, style="red", markup=False, highlight=False)
 
 
 if __name__ == "__main__":

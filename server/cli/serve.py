@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import logging
 import os
-import sys
-from collections.abc import Coroutine
-from typing import Any
 
 from engine.client.process import EngineClient
 from engine.client.supervision import SupervisionConfig
@@ -23,6 +19,7 @@ from engine.log_format import adopt_loggers, start_logging
 from engine.uncollected import uncollected
 from server.batches.data_dir import DataDir, NoDataDir, find_data_dir
 from server.call_record import note_request_id
+from server.cli.event_loop import do_without_torch, run_loop
 from server.config import ServerConfig
 from server.keys import KeyRing, read_keys
 
@@ -67,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         log_format=server_config.log_format,
         supervision=supervision,
     )
-    return _run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys, data_dir))
+    return run_loop(_serve(engine, server_config, asked.model.model or DEMO, keys, data_dir))
 
 
 async def _serve(
@@ -81,7 +78,7 @@ async def _serve(
     await engine.start()
     try:
         if not config.model.trust_remote_code:
-            _do_without_torch()
+            do_without_torch()
         # Imported here because it takes a while, in which the engine is loading already.
         with uncollected():
             from server.http import serve_http
@@ -92,23 +89,3 @@ async def _serve(
         )
     finally:
         await engine.close()
-
-
-def _do_without_torch() -> None:
-    """Let transformers' tokenizers load as where torch is not installed.
-
-    They need nothing of it, and it would take seconds and 180 MiB of a process that computes
-    nothing. Code that comes with a model may need it.
-    """
-    # What Python itself says of a module that is None is that it cannot be found.
-    sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-
-
-def _run_loop(main: Coroutine[Any, Any, int]) -> int:
-    """Run on uvloop where it is installed."""
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.run(main)
-    return uvloop.run(main)

@@ -13,7 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.program import add_output_flags, run_program, write_output
-from tests.chaos import batches, crashes, drain, hostile, rude_clients, soak, step_faults, storm
+from tests.chaos import (
+    batches,
+    crashes,
+    drain,
+    hostile,
+    record_stream,
+    rude_clients,
+    soak,
+    step_faults,
+    storm,
+)
 from tests.chaos.findings import Finding
 from tests.chaos.sizes import FULL, SHORT, Sizes
 
@@ -26,6 +36,7 @@ PHASES: dict[str, Phase] = {
     "step faults": step_faults.run,
     "hostile": hostile.run,
     "batches": batches.run,
+    "record stream": record_stream.run,
     "soak": soak.run,
 }
 

@@ -26,6 +26,7 @@ class Sizes:
         hostile: requests that nobody should send.
         batch_lines: of a batch whose server is killed.
         batch_kills: how often.
+        stream_records: through a command between two pipes.
         soak_s: seconds of mixed traffic.
     """
 
@@ -45,6 +46,7 @@ class Sizes:
     hostile: int = 20_000
     batch_lines: int = 2000
     batch_kills: int = 5
+    stream_records: int = 10_000
     soak_s: float = 120.0
 
 
@@ -66,5 +68,6 @@ SHORT = Sizes(
     hostile=200,
     batch_lines=60,
     batch_kills=1,
+    stream_records=200,
     soak_s=1.0,
 )

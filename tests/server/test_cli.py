@@ -78,6 +78,7 @@ def test_commands_that_are_not_used_are_not_imported(root: Path) -> None:
     assert {name for name in modules if name.startswith("server.cli.")} == {
         "server.cli.chat",
         "server.cli.command_parser",
+        "server.cli.failures",
         "server.cli.main",
     }
 
@@ -100,8 +101,8 @@ else:
 
 _SERVER_READS_TEXT = """
 import sys
-from server.cli.serve import _do_without_torch
-_do_without_torch()
+from server.cli.event_loop import do_without_torch
+do_without_torch()
 import server.http
 from engine.tokenization import load_tokenizer
 tokenizer = load_tokenizer("model_configs/demo/target")
@@ -121,7 +122,7 @@ def test_the_servers_process_reads_text_without_torch(root: Path) -> None:
 @pytest.mark.parametrize(
     "command",
     [
-        *("serve", "generate", "chat", "bench", "tune"),
+        *("serve", "generate", "batch", "chat", "bench", "tune"),
         *("bench speculation", "bench serve", "bench throughput", "bench latency", "bench startup"),
         "bench growth",
     ],

@@ -192,7 +192,7 @@ def test_the_server_warns_when_it_is_ready(caplog: pytest.LogCaptureFixture) -> 
             await _load(api.served, api.served.config, ServerConfig())
 
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.WARNING, "server.http"):
-        patch.setattr("server.http._load_tokenizer", lambda _config: byte_tokenizer())
+        patch.setattr("server.http.load_model_tokenizer", lambda _config: byte_tokenizer())
         run(scenario)
     told = [record.getMessage() for record in caplog.records]
     assert told == ["synthetic_acceptance rates=0.9,0.8 words=not_the_models"]
