@@ -63,6 +63,11 @@ class StepClock:
         self.draft_seconds, self.target_seconds = draft_seconds, target_seconds
 
     @property
+    def seconds(self) -> float:
+        """Give all of it so far."""
+        return self.draft_seconds + self.target_seconds + self.overhead_seconds
+
+    @property
     def overhead_seconds(self) -> float:
         """Give the time since the start that was neither of both; none where a device ran ahead."""
         since = time.perf_counter() - self._started

@@ -42,8 +42,7 @@ class QueueLimits:
 class Admission:
     """Counts who waits, who is being answered, and how fast answers end.
 
-    An answer waits until its first token; each of `n` choices is one. Background work gives way to
-    all others in the engine, so it takes nobody's place here; its callers bound it themselves.
+    An answer waits until its first token; each of `n` choices is one.
 
     Args:
         limits: of the queue.
@@ -55,7 +54,6 @@ class Admission:
         num_waiting: answers that have not begun.
         num_waiting_tokens: tokens of their prompts.
         num_begun: answers that have, and have not ended.
-        num_background: answers of background work that have not ended.
     """
 
     def __init__(
@@ -73,7 +71,6 @@ class Admission:
         self.num_waiting = 0
         self.num_waiting_tokens = 0
         self.num_begun = 0
-        self.num_background = 0
 
     def enter(self, caller: Caller, prompts: Sequence[Sequence[Request]]) -> Ticket:
         """Let a call in, all of its answers or none.
@@ -94,7 +91,8 @@ class Admission:
             request.request_id: request.num_prompt_tokens
             for prompt in prompts
             for request in prompt
-            if not request.is_finished
+            # Background work takes no places of those who wait for an answer.
+            if not request.is_finished and not request.is_background
         }
         account = self.accounts.of("" if caller.is_admin else caller.account)
         num_prompt_tokens = sum(prompt[0].num_prompt_tokens for prompt in prompts)
@@ -103,13 +101,9 @@ class Admission:
         except RateLimitedError:
             self._metrics.count_refusal(Refusal.RATE_LIMITED)
             raise
-        is_background = prompts[0][0].is_background
-        self._check_room(len(waiting), sum(waiting.values()), is_background=is_background)
+        self._check_room(len(waiting), sum(waiting.values()))
         account.num_open += 1
         account.spend_tokens(num_prompt_tokens)
-        if is_background:
-            self.num_background += len(waiting)
-            return Ticket(self, account, {}, num_background=len(waiting))
         self.num_waiting += len(waiting)
         self.num_waiting_tokens += sum(waiting.values())
         return Ticket(self, account, waiting)
@@ -134,15 +128,10 @@ class Admission:
         if is_over:
             self._ends.append(time.monotonic())
 
-    def _check_room(self, num_new: int, num_tokens: int, *, is_background: bool) -> None:
+    def _check_room(self, num_new: int, num_tokens: int) -> None:
         limits = self._limits
         if limits.max_requests is not None:
             self._check_fits("n", "answers", num_new, limits.max_requests + limits.num_seats)
-        if limits.max_tokens is not None:
-            self._check_fits("prompt", "prompt tokens", num_tokens, limits.max_tokens)
-        if is_background:
-            return
-        if limits.max_requests is not None:
             excess = self.num_waiting + num_new - limits.max_requests - self._num_free_seats()
             if excess > 0:
                 self._refuse(
@@ -150,17 +139,19 @@ class Admission:
                     f"may; this call has {num_new}.",
                     excess,
                 )
-        max_tokens = limits.max_tokens
-        if max_tokens is not None and self.num_waiting_tokens + num_tokens > max_tokens:
-            self._refuse(
-                f"{self.num_waiting_tokens} prompt tokens are waiting already, and "
-                f"{max_tokens} may; this call has {num_tokens}.",
-                num_new,
-            )
+        if limits.max_tokens is not None:
+            self._check_fits("prompt", "prompt tokens", num_tokens, limits.max_tokens)
+            if self.num_waiting_tokens + num_tokens > limits.max_tokens:
+                self._refuse(
+                    f"{self.num_waiting_tokens} prompt tokens are waiting already, and "
+                    f"{limits.max_tokens} may; this call has {num_tokens}.",
+                    num_new,
+                )
 
     def _num_free_seats(self) -> int:
         """Give how many of those that wait the engine will take at once."""
-        if self._read_stats().num_waiting > self.num_background:
+        stats = self._read_stats()
+        if stats.num_waiting > stats.num_background_waiting:
             # It left some waiting, so it lacks seats, or blocks.
             return 0
         return max(0, self._limits.num_seats - self.num_begun)
@@ -199,13 +190,11 @@ class Ticket:
         admission: where the places are.
         account: of the caller.
         waiting: requests that have not begun, and the tokens of their prompts.
-        num_background: requests of background work.
     """
 
     admission: Admission
     account: Account
     waiting: dict[str, int]
-    num_background: int = 0
     _begun: set[str] = field(default_factory=set)
     _is_closed: bool = False
 
@@ -233,7 +222,6 @@ class Ticket:
             return
         self._is_closed = True
         self.account.num_open -= 1
-        self.admission.num_background -= self.num_background
         for num_prompt_tokens in self.waiting.values():
             self.admission.leave_queue(num_prompt_tokens)
         for _ in self._begun:
