@@ -1,7 +1,8 @@
 """Lets nobody in without a key, where there are keys: every path, known or not. Pure ASGI.
 
 What is guarded is not listed, so a new route cannot be forgotten; what is open is: health checks,
-and the files of the playground's page, one by one, to be read only. OpenAI's clients send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`; either is taken on every path.
+and to be read only, one by one, the files of the playground's page. OpenAI's clients send
+`Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`; either is taken on every path.
 """
 
 from __future__ import annotations

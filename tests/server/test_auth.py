@@ -21,17 +21,9 @@ GUARDED = ServerConfig(api_key=(KEY, OTHER), admin_key=(ADMIN,))
 BEARER = {"authorization": f"Bearer {KEY}"}
 WRONG = {"authorization": "Bearer sk-nobody-0123456789"}
 UNKNOWN = (
-    "/web",
-    "/web/",
-    "/web/../v1/models",
-    "/web/nothing.js",
-    "/v1",
-    "/nothing",
-    "/health/",
-    "/health/x",
-    "/ready/../v1/models",
-    "//health",
-)
+    "/web", "/web/", "/web/../v1/models", "/web/nothing.js", "/v1", "/nothing", "/health/",
+    "/health/x", "/ready/../v1/models", "//health",
+)  # fmt: skip
 
 
 def routes(given: Iterable[Any]) -> Iterator[APIRoute | Route]:
