@@ -30,6 +30,7 @@ export class PassStrip {
         onscroll: this.#draw,
         onkeydown: (event) => this.#onKey(event),
         onpointerover: (event) => this.#onPoint(event),
+        onpointerleave: () => this.choose(-1),
         onclick: (event) => this.#onPoint(event),
       },
       this.#track,
