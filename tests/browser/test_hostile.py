@@ -135,9 +135,7 @@ def test_a_very_long_word_and_many_tokens_leave_the_page_alive(at: Watched) -> N
     answer_with(page, stream_of(chunks(["aaaaa"] * 20_000, per_chunk=60)))
     at.ask("Go on.")
     answer = at.answer()
-    assert page.evaluate(
-        "document.querySelector('.markdown').textContent.length"
-    ) == 100_000
+    assert page.evaluate("document.querySelector('.markdown').textContent.length") == 100_000
     answer.locator(".view-switch").click()
     page.wait_for_selector(".tokens .token")
     # Far from what can be seen, tokens are plain text: few elements, and the whole text.

@@ -15,6 +15,8 @@ export class TokenView {
   #stretches = [];
   #numShown = 0;
   #chosen = -1;
+  /** A page that scrolls under a resting pointer must not take the choice from the keys. */
+  #isByKeys = false;
   #onChoose;
   #seen = new IntersectionObserver((entries) => entries.forEach(drawByDistance), {
     rootMargin: `${NEAR} 0px`,
@@ -33,7 +35,10 @@ export class TokenView {
       tabindex: "0",
       "aria-label": "Tokens of the answer. The arrow keys go from one to the next.",
       onpointerover: (event) => this.#onPoint(event),
-      onpointerleave: () => this.choose(-1),
+      onpointerleave: () => this.#isByKeys || this.choose(-1),
+      onpointermove: (event) => {
+        if (event.movementX || event.movementY) this.#isByKeys = false;
+      },
       onclick: (event) => this.#onPoint(event),
       onfocus: () => this.#chosen < 0 && this.#element.matches(":focus-visible") && this.choose(0),
       onblur: () => this.choose(-1),
@@ -97,6 +102,7 @@ export class TokenView {
   }
 
   #onPoint(event) {
+    if (this.#isByKeys && event.type === "pointerover") return;
     const span = event.target.closest(".token");
     if (span) this.choose(Number(span.dataset.index));
   }
@@ -106,6 +112,7 @@ export class TokenView {
     const to = { ArrowRight: this.#chosen + 1, ArrowLeft: this.#chosen - 1, Home: 0, End: last }[event.key];
     if (to !== undefined) {
       event.preventDefault();
+      this.#isByKeys = true;
       this.choose(Math.max(0, Math.min(last, to)));
       this.#spanOf(this.#chosen)?.scrollIntoView({ block: "nearest" });
     } else if (event.key === "Escape" && this.#chosen >= 0) {
