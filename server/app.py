@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 
 from server.access_log import CallMiddleware
@@ -27,12 +29,14 @@ from server.routes import (
     responses,
     server_info,
     tokenize,
+    web,
 )
 from server.security_headers import SecurityHeadersMiddleware
 from server.served import Served
 from server.stored_chats import ChatStore
 from server.synthetic_mark import SyntheticMarkMiddleware
 from server.tenant_stores import TenantStores
+from server.web_files import WebFile, read_web_files
 
 
 def create_app(
@@ -62,12 +66,14 @@ def create_app(
     app.state.chats = TenantStores(ChatStore.of_share, keys.num_tenants)
     app.state.responses = TenantStores(ResponseStore.of_share, keys.num_tenants)
     _set_limits(served, config)
-    _add_middleware(app, served, config, keys)
+    files = read_web_files() if config.web else {}
+    _add_middleware(app, served, config, keys, files)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize):
         app.include_router(room.router)
     for room in (models, health, metrics, server_info):
         app.include_router(room.router)
+    app.router.routes += web.web_routes(files)
     install_openapi(app)
     return app
 
@@ -87,12 +93,18 @@ def _set_limits(served: Served, config: ServerConfig) -> None:
     served.min_priority = config.min_priority
 
 
-def _add_middleware(app: FastAPI, served: Served, config: ServerConfig, keys: KeyRing) -> None:
+def _add_middleware(
+    app: FastAPI,
+    served: Served,
+    config: ServerConfig,
+    keys: KeyRing,
+    files: Mapping[str, WebFile],
+) -> None:
     """Add what every call goes through; what is added last sees it first."""
     accounts = served.admission.accounts
     if not accounts.limits.are_none:
         app.add_middleware(RateLimitMiddleware, accounts=accounts, metrics=served.metrics)
-    app.add_middleware(AuthMiddleware, keys=keys, metrics=served.metrics)
+    app.add_middleware(AuthMiddleware, keys=keys, metrics=served.metrics, files=files)
     # A browser asks whether it may call before it sends a key.
     install_cors(app, config, has_keys=keys.has_api_keys)
     hosts = known_hosts(config, has_keys=keys.has_api_keys)
