@@ -1,9 +1,10 @@
 // Whether anybody looks: the page is in front, and the element on it is shown.
 
-const HIDDEN_MS = 60_000;
+// Browsers open few connections to one server, all tabs together, and each stream holds one.
+const HIDDEN_MS = 30_000;
 
 /**
- * Tell when somebody looks, and when nobody has for a minute.
+ * Tell when somebody looks, and when nobody has for a while.
  * @param {Element} element
  * @param {{onLook: () => void, onLeave: () => void}} told
  * @returns {{isSeen: () => boolean, stop: () => void}}

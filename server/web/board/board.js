@@ -144,6 +144,6 @@ class Board {
 
   #writeMoment() {
     const sample = this.#looked();
-    setText(this.#moment, sample ? `at ${clock(sample.time)}` : "now");
+    setText(this.#moment, sample ? `at ${clock(sample.time)}` : "");
   }
 }

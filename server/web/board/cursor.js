@@ -35,7 +35,7 @@ export class Cursor {
       if (event.pointerType === "mouse") this.#go(null);
     });
     plot.addEventListener("keydown", (event) => this.#press(event, place));
-    plot.addEventListener("focus", () => this.#panels[place].speak(null));
+    plot.addEventListener("focus", () => this.#hold(place));
     plot.addEventListener("blur", () => this.#go(null));
   }
 
@@ -56,9 +56,9 @@ export class Cursor {
       End: null,
       Escape: null,
     };
-    const places = { ArrowUp: place - 1, ArrowDown: place + 1 };
+    const steps = { ArrowUp: -1, ArrowDown: 1 };
     if (event.key in times) this.#go(this.#within(times[event.key]));
-    else if (event.key in places) this.#enter(places[event.key], place);
+    else if (event.key in steps) this.#enter(place, steps[event.key]);
     else return;
     event.preventDefault();
   }
@@ -68,14 +68,20 @@ export class Cursor {
     return Math.max(time, this.#span.from);
   }
 
-  #enter(place, before) {
-    const panel = this.#panels[place];
-    if (!panel) return;
+  #enter(place, step) {
+    let next = place + step;
+    while (this.#panels[next]?.element.hidden) next += step;
     const { time } = this;
-    this.#panels[before].plot.tabIndex = -1;
-    panel.plot.tabIndex = 0;
-    panel.plot.focus();
+    this.#panels[next]?.plot.focus();
     this.#go(time);
+  }
+
+  // One of the charts is reached by Tab, and the others from there by arrow keys.
+  #hold(place) {
+    this.#panels.forEach(({ plot }, other) => {
+      plot.tabIndex = other === place ? 0 : -1;
+    });
+    this.#panels[place].speak(null);
   }
 
   #go(time) {

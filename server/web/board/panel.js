@@ -51,10 +51,12 @@ export class Panel {
   /** Show the values of a sample, those of the last for null. */
   point(looked) {
     const sample = looked ?? this.#last;
+    const values = this.reads.map((read) => (sample ? read(sample) : null));
+    const largest = Math.max(...values);
     this.#values.forEach(({ figure, unit }, place) => {
-      const [digits, name] = this.measure.unit.text(sample && this.reads[place](sample));
+      const [digits, name] = this.measure.unit.text(values[place], largest);
       setText(figure, digits);
-      setText(unit, name);
+      setText(unit, place === values.length - 1 ? name : "");
     });
     this.#chart.point(looked, this.reads, this.#frame);
   }

@@ -14,9 +14,9 @@ export class Samples {
   #isFirst = true;
 
   /** Take an event in; says whether there is something new. */
-  take({ name, data }) {
-    if (name === "history") this.#takeHistory(JSON.parse(data).samples);
-    else if (name === "statistics") this.#takeStatistics(JSON.parse(data));
+  take({ event, data }) {
+    if (event === "history") this.#takeHistory(JSON.parse(data).samples);
+    else if (event === "statistics") this.#takeStatistics(JSON.parse(data));
     else return false;
     return true;
   }

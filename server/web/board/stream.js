@@ -3,7 +3,7 @@
 //
 // Read with fetch, since EventSource sends no Authorization header.
 
-import { readEvents } from "./sse.js";
+import { readEvents } from "../lib/sse.js";
 
 const FIRST_WAIT_MS = 500;
 const LONGEST_WAIT_MS = 15_000;
@@ -29,7 +29,7 @@ export class StatisticsStream {
   /**
    * @param {string} address
    * @param {() => string} readKey gives the API key, empty where there is none
-   * @param {(event: {name: string, data: string}) => void} onEvent
+   * @param {(event: {event: string, data: string}) => void} onEvent
    * @param {(state: State) => void} onState
    */
   constructor(address, readKey, onEvent, onState) {
@@ -49,7 +49,7 @@ export class StatisticsStream {
       await this.#read(abort);
       if (this.#abort === abort) this.#lose("the server ended the stream");
     } catch (error) {
-      if (this.#abort === abort) this.#lose(error.message);
+      if (this.#abort === abort) this.#lose(wordsOf(error));
     }
   }
 
@@ -66,11 +66,12 @@ export class StatisticsStream {
 
   async #read(abort) {
     const key = this.readKey();
-    this.#expectBytes();
+    this.#expectEvent();
     const response = await fetch(this.address, {
       headers: key ? { Authorization: `Bearer ${key}` } : {},
       signal: abort.signal,
       cache: "no-store",
+      credentials: "omit",
     });
     if (response.status === 401 || response.status === 403) {
       const why = await reasonOf(response);
@@ -78,8 +79,9 @@ export class StatisticsStream {
       return;
     }
     if (!response.ok) throw new Error(await reasonOf(response));
-    for await (const event of readEvents(response.body, () => this.#expectBytes())) {
+    for await (const event of readEvents(response)) {
       if (this.#abort !== abort) return;
+      this.#expectEvent();
       if (this.#state.name !== "live") this.#enter({ name: "live" });
       this.#wait = 0;
       this.onEvent(event);
@@ -113,10 +115,15 @@ export class StatisticsStream {
     this.#abort = null;
   }
 
-  #expectBytes() {
+  #expectEvent() {
     clearTimeout(this.#silence);
     this.#silence = setTimeout(() => this.#lose("the server has fallen silent"), SILENCE_MS);
   }
+}
+
+function wordsOf(error) {
+  // What fetch says of a network that is not there is the browser's affair, in words of its own.
+  return error instanceof TypeError ? "the server cannot be reached" : error.message;
 }
 
 async function reasonOf(response) {

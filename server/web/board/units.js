@@ -2,7 +2,11 @@
 
 const NONE = "–";
 
-/** @typedef {{text: (value: ?number) => [string, string]}} Unit a figure, and the unit behind it */
+/**
+ * @typedef {Object} Unit
+ * @property {(value: ?number, like?: ?number) => [string, string]} text gives a figure and the unit
+ *   behind it, as fits a value like the second, which is the first where there is none
+ */
 
 /** @type {Record<string, Unit>} */
 export const UNITS = {
@@ -64,8 +68,8 @@ function named(name, write = number) {
   return { text: (value) => [write(value), value === null ? "" : name] };
 }
 
-function duration(milliseconds) {
+function duration(milliseconds, like = milliseconds) {
   if (milliseconds === null) return [NONE, ""];
-  if (milliseconds < 1000) return [number(milliseconds), "ms"];
+  if (like < 1000) return [number(milliseconds), "ms"];
   return [number(milliseconds / 1000), "s"];
 }
