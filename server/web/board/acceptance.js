@@ -1,7 +1,7 @@
 // Whose drafts were accepted, and at which position: tables with a bar in each row.
 
 import { h } from "../lib/dom.js";
-import { setAttribute, setText } from "./drawing.js";
+import { setText } from "./drawing.js";
 import { count, written, UNITS } from "./units.js";
 
 const COLUMNS = ["Accepted", "Proposed", "Share"];
@@ -86,8 +86,6 @@ class BarRow {
     this.#bar.style.setProperty("inline-size", `${(share * 100).toFixed(1)}%`);
     const texts = [count(accepted), count(proposed), written(share, UNITS.share)];
     this.#cells.forEach((cell, place) => setText(cell, texts[place]));
-    setAttribute(this.element, "data-proposed", proposed);
-    setAttribute(this.element, "data-accepted", accepted);
   }
 }
 

@@ -62,9 +62,4 @@ export class History {
     const [before, after] = [this.at(place - 1), this.at(place)];
     return time - before.time < after.time - time ? before : after;
   }
-
-  clear() {
-    this.#samples = [];
-    this.#first = 0;
-  }
 }
