@@ -23,7 +23,6 @@ from tests.doubles import FakeCore
 from tests.server.harness import MODEL, InlineEngine
 
 START = 1_764_321_000.0  # seconds of the epoch
-_NOTHING = {"p50": None, "p90": None, "p99": None}
 _RATES = (
     "tokens_per_target_pass",
     "draft_tokens_per_pass",
@@ -54,9 +53,9 @@ def sample(second: int, **given: Any) -> dict[str, Any]:
         "requests_waiting": 0,
         "kv_blocks_used": 0,
         "kv_blocks_total": 64,
-        "ttft_ms": _NOTHING,
-        "itl_ms": _NOTHING,
-        "e2e_ms": _NOTHING,
+        "ttft_ms": None,
+        "itl_ms": None,
+        "e2e_ms": None,
         "preemptions": 0,
         "price_per_hour": None,
     }

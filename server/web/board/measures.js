@@ -9,6 +9,7 @@ import { UNITS } from "./units.js";
  * @property {import("./units.js").Unit} unit
  * @property {{name: string, style: string, read: (sample) => ?number}[]} lines
  * @property {number} [top] the value at the top of the scale; by default what fits
+ * @property {string} [total] a counter of `/metrics` whose count is written beside the range
  * @property {string} [silent] what is said where no sample has a value
  */
 
@@ -19,6 +20,7 @@ const BETWEEN = "is-between";
 /** @type {Measure} */
 export const TOKENS_PER_SECOND = {
   ...single("tokens_per_second", "Tokens per second", UNITS.tokensPerSecond),
+  total: "outdraft:generation_tokens_total",
   silent: "no tokens yet",
 };
 
@@ -26,7 +28,12 @@ export const TOKENS_PER_SECOND = {
 export const MEASURES = [
   single("tokens_per_target_pass", "Tokens per target pass", UNITS.tokensPerPass),
   single("draft_tokens_per_pass", "Drafts per pass (k)", UNITS.drafts),
-  { ...single("acceptance_rate", "Drafts accepted", UNITS.share), top: 1, silent: "no drafts yet" },
+  {
+    ...single("acceptance_rate", "Drafts accepted", UNITS.share),
+    top: 1,
+    total: "outdraft:spec_decode_num_accepted_tokens_total",
+    silent: "no drafts yet",
+  },
   single("estimated_speedup", "Estimated speed-up", UNITS.times),
   {
     id: "requests",
@@ -46,8 +53,14 @@ export const MEASURES = [
   },
   percentiles("ttft_ms", "Time to first token"),
   percentiles("itl_ms", "Time between tokens"),
-  single("prompt_tokens_per_second", "Prompt tokens per second", UNITS.tokensPerSecond),
-  single("preemptions_per_minute", "Preemptions", UNITS.perMinute),
+  {
+    ...single("prompt_tokens_per_second", "Prompt tokens per second", UNITS.tokensPerSecond),
+    total: "outdraft:prompt_tokens_total",
+  },
+  {
+    ...single("preemptions_per_minute", "Preemptions", UNITS.perMinute),
+    total: "outdraft:num_preemptions_total",
+  },
 ];
 
 /** @type {Measure} shown where the server has a price */
@@ -61,7 +74,7 @@ function single(id, title, unit) {
 }
 
 function percentiles(id, title) {
-  const line = (name, style) => ({ name, style, read: (sample) => sample[id][name] });
+  const line = (name, style) => ({ name, style, read: (sample) => sample[id]?.[name] ?? null });
   return {
     id,
     title,

@@ -3,12 +3,13 @@
 import { h } from "../lib/dom.js";
 import { setAttribute, setText } from "./drawing.js";
 import { LineChart, roundTop } from "./line_chart.js";
-import { atScale, clock, range, written } from "./units.js";
+import { atScale, clock, count, range, written } from "./units.js";
 
 export class Panel {
   #chart;
   #values;
   #range = h("span", { class: "board-range" });
+  #total = h("span", { class: "board-total" });
   #scale = h("span", {});
   #frame = { from: 0, to: 1, top: 1 };
   #last = null;
@@ -27,7 +28,7 @@ export class Panel {
       h("h3", {}, measure.title),
       h("p", { class: "board-values" }, ...this.#values.map((value) => value.element)),
       h("div", { class: "board-drawing" }, this.plot, scale),
-      h("p", { class: "board-foot" }, this.#range),
+      h("p", { class: "board-foot" }, this.#range, this.#total),
     );
   }
 
@@ -36,8 +37,9 @@ export class Panel {
    * @param {Object[]} samples of the time shown, oldest first
    * @param {{from: number, to: number}} span seconds
    * @param {?Object} looked the sample one looks at, null for the last
+   * @param {Record<string, number>} totals as `/metrics` has them
    */
-  draw(samples, span, looked) {
+  draw(samples, span, looked, totals) {
     const [low, high] = rangeOf(samples, this.reads);
     const top = this.measure.top ?? roundTop(high);
     this.#frame = { ...span, top };
@@ -45,6 +47,8 @@ export class Panel {
     this.#chart.draw(samples, this.reads, this.#frame);
     setText(this.#scale, high === null ? "" : atScale(top, this.measure.unit));
     setText(this.#range, rangeText(low, high, this.measure));
+    const total = totals[this.measure.total];
+    setText(this.#total, total === undefined ? "" : `${count(total)} in all`);
     this.point(looked);
   }
 

@@ -23,13 +23,13 @@ export class Samples {
 
   #takeHistory(samples) {
     this.#isFirst = samples.length === 0;
-    const known = this.history.last?.time ?? -Infinity;
-    for (const sample of samples) if (sample.time > known) this.#push(sample);
+    // The oldest may have been the server's first look, of which no rate is known.
+    for (const sample of samples.slice(1)) this.#push(sample);
   }
 
   #takeStatistics({ totals, ...sample }) {
     this.totals = totals;
-    // Of a sampler that has only begun, no rate is known: that is a gap and not a zero.
+    // Nothing was there to compare the first look with: a gap, and not a zero.
     const unknown = { tokens_per_second: null, prompt_tokens_per_second: null, preemptions: 0 };
     this.#push(this.#isFirst ? { ...sample, ...unknown } : sample);
     this.#isFirst = false;
