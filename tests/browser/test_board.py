@@ -148,8 +148,8 @@ def test_an_engine_that_starts_anew_is_told(board: Any, stub: StatisticsStub) ->
 def test_pointer_and_keys_look_at_one_moment_in_all_charts(
     board: Any, stub: StatisticsStub
 ) -> None:
-    stub.send(sample(1, **BUSY), *(sample(second) for second in range(2, 5)))
-    expect(values(board, "requests")).to_have_text("running0waiting0")
+    stub.send(sample(1, **BUSY), sample(2), sample(3), sample(4, requests_waiting=1))
+    expect(values(board, "requests")).to_have_text("running0waiting1")
     board.locator("[data-measure=tokens_per_second] .board-plot").focus()
     for _ in range(3):
         board.keyboard.press("ArrowLeft")
@@ -160,7 +160,7 @@ def test_pointer_and_keys_look_at_one_moment_in_all_charts(
     board.keyboard.press("ArrowDown")
     assert "at" in board.locator(":focus").get_attribute("aria-valuetext")
     board.keyboard.press("Escape")
-    expect(values(board, "requests")).to_have_text("running0waiting0")
+    expect(values(board, "requests")).to_have_text("running0waiting1")
     board.locator("[data-measure=itl_ms] .board-plot").hover(position={"x": 2, "y": 20})
     expect(values(board, "requests")).to_have_text("running0waiting0")
     expect(board.locator(".board-moment")).to_have_text(re.compile("^at"))
@@ -294,13 +294,16 @@ def test_nothing_is_cut_or_overflows(page: Any, stub: StatisticsStub, width: int
     open_board(page, stub)
     stub.send(sample(1, **BUSY, price_per_hour=2.0, cost_per_million_tokens=123.4))
     expect(values(page, "requests")).to_have_text("running3waiting2")
+    page.get_by_text("All values as a table").click()
+    expect(page.locator(".board-table tbody tr")).to_have_count(2)
     wide = page.evaluate(
         """() => [...document.querySelectorAll(
           ".board, .board-panel, .board-values, .board-foot, .board-panel h3, .board-bars table",
         )].filter((e) => e.scrollWidth > e.clientWidth + 1).map((e) => e.outerHTML.slice(0, 200))"""
     )
     assert wide == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    right = "e => e.getBoundingClientRect().right"
+    assert page.locator(".board-numbers").evaluate(right) <= width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

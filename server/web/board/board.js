@@ -43,6 +43,7 @@ class Board {
   #span = new SpanChoice(this.#draw);
   #status = new StatusLine(() => this.#stream.connect());
   #key = new KeyForm(() => this.#stream.connect());
+  #past = h("div", { class: "board-past" }, this.#moment, this.#span.element);
   #numbers;
   #stream;
   #attention = null;
@@ -67,8 +68,7 @@ class Board {
         { class: "board-head" },
         h("h2", {}, "Board"),
         this.#status.element,
-        this.#moment,
-        this.#span.element,
+        this.#past,
       ),
       this.#key.element,
       this.#numbers,
@@ -109,7 +109,7 @@ class Board {
 
   #show(state) {
     this.#status.showState(state);
-    this.#numbers.hidden = state.name === "forbidden";
+    this.#numbers.hidden = this.#past.hidden = state.name === "forbidden";
     this.#numbers.classList.toggle("is-old", state.name === "lost" || state.name === "resting");
     if (state.name === "forbidden") this.#key.ask(state.why);
     else this.#key.hide();

@@ -28,9 +28,9 @@ export class KeyForm {
       h("h3", {}, "These numbers need the admin key"),
       h("label", { for: "board-key" }, "Admin key"),
       this.#input,
-      h("button", { type: "submit" }, "Show the board"),
-      h("p", { class: "board-note" }, "It is kept in this tab until the tab is closed."),
       this.#why,
+      h("p", { class: "board-note" }, "It is kept in this tab until the tab is closed."),
+      h("button", { class: "main", type: "submit" }, "Show the board"),
     );
     this.element.addEventListener("submit", (event) => {
       event.preventDefault();

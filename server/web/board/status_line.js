@@ -72,7 +72,7 @@ export class StatusLine {
 const WORDS = {
   connecting: () => "Connecting…",
   live: () => "Live",
-  lost: ({ since, why }) => `No connection since ${clock(since / 1000)}: ${why}.`,
+  lost: ({ since, why }) => `No connection since ${clock(since / 1000)}: ${why.replace(/\.$/, "")}.`,
   forbidden: () => "No access.",
   resting: () => "Resting while nobody looks.",
 };
