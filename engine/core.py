@@ -22,6 +22,7 @@ from engine.memory_errors import OUT_OF_MEMORY, is_out_of_memory, release_memory
 from engine.metrics import EngineStats
 from engine.model.loader import LoadedModel
 from engine.model_pair import ModelPair, load_pair
+from engine.pass_origins import PassOrigins
 from engine.request import Request, RequestDelta
 from engine.runner.attention_setup import choose_attention
 from engine.runner.decode_loop import DecodeLoop, Iteration
@@ -104,6 +105,7 @@ class EngineCore:
             self._loop,
         )
         clock.lap("step_costs")
+        self._origins = PassOrigins(self._speculation.survival, self._grammars)
         self.scheduler = Scheduler(
             config.scheduler,
             self.kv,
@@ -150,6 +152,7 @@ class EngineCore:
                 param="request_id",
             )
         self._stats.num_prompt_tokens += request.num_prompt_tokens
+        self._origins.watch(request)
         if request.params.structured_output is None:
             self.scheduler.add(request)
         else:
@@ -219,6 +222,7 @@ class EngineCore:
         self._under_way = None if following is None else self._loop.launch(following)
         output = self._loop.collect(ahead)
         clock.take(*self._loop.seconds(ahead))
+        self._origins.note(ahead.scheduled, output)
         return output
 
     def _shed(self, error: MemoryError | RuntimeError) -> list[RequestDelta]:
@@ -323,6 +327,7 @@ class EngineCore:
         output = collect_outcomes(scheduled, draft, sampled, verification, prompt_logprobs)
         for share, outcome in zip(scheduled.scheduled, output.outcomes, strict=True):
             self._grammars.settle(share.request, outcome)
+        self._origins.note(scheduled, output)
         return output
 
     def _update(self, scheduled: SchedulerOutput, output: ModelOutput) -> list[RequestDelta]:
@@ -346,6 +351,7 @@ class EngineCore:
         if self._loop is not None:
             self._loop.evict(request_ids)
         self._speculation.evict(request_ids)
+        self._origins.evict(request_ids)
 
 
 def _num_drafts(scheduled: SchedulerOutput, draft: Draft) -> list[int]:

@@ -67,6 +67,7 @@ def make_requests(
     priority: int = 0,
     cache_salt: str = "",
     external_id: str = "",
+    wants_provenance: bool = False,
 ) -> list[Request]:
     """Check one prompt against the model's limits and make one request per choice.
 
@@ -82,7 +83,7 @@ def make_requests(
         info: the limits of the model that is served.
         priority: lower is served first.
         cache_salt: requests with different salts share no cached prefix.
-        external_id: see `Request`.
+        external_id, wants_provenance: see `Request`.
 
     Raises:
         ContextLengthExceededError: the prompt, or prompt and answer, exceed the context.
@@ -110,13 +111,19 @@ def make_requests(
             max_total_tokens=len(prompt) + max_tokens,
             cache_salt=cache_salt,
             external_id=external_id,
+            wants_provenance=wants_provenance,
         )
         for choice_index in range(params.n)
     ]
-    for request in requests:
-        if max_tokens == 0 and not request.lacks_prompt_logprobs:
-            request.finish(FinishReason.LENGTH)
+    if max_tokens == 0:
+        _finish_complete(requests)
     return requests
+
+
+def _finish_complete(requests: Sequence[Request]) -> None:
+    for request in requests:
+        if not request.lacks_prompt_logprobs:
+            request.finish(FinishReason.LENGTH)
 
 
 def _check_prompt(prompt: list[int], info: ModelInfo) -> None:

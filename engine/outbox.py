@@ -52,6 +52,7 @@ class Outbox:
             delta.num_draft_tokens = outcome.num_draft_tokens
             delta.num_accepted_tokens = min(outcome.num_accepted_tokens, len(taken))
             delta.drafter = share.drafter
+        delta.provenance = outcome.provenance
         self._deltas.append(delta)
 
 

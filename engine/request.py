@@ -11,6 +11,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from engine.provenance import PassProvenance
 from engine.sampling_params import SamplingParams
 
 # What a delta says where the request itself rules out every token.
@@ -211,6 +212,7 @@ class Request:
         max_total_tokens: prompt and answer together at most; set at the door.
         cache_salt: requests with different salts share no cached blocks.
         external_id: what the caller knows it by, for logs; need not be unique.
+        wants_provenance: whether its deltas say where their tokens come from.
         token_ids: prompt and answer so far.
         num_computed_tokens: leading tokens whose target keys and values are in the cache.
         num_draft_computed_tokens: the same for the draft; it may lag behind.
@@ -231,6 +233,7 @@ class Request:
     max_total_tokens: int = 2**31 - 1
     cache_salt: str = ""
     external_id: str = ""
+    wants_provenance: bool = False
     status: RequestStatus = RequestStatus.WAITING
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0
@@ -352,6 +355,7 @@ class RequestDelta:
         report: what the request's steps took since its last delta.
         prompt_logprobs: one entry per prompt token from the second on, as far as the step got,
             when the request asked for them.
+        provenance: where the new tokens come from, when the request wants to know.
         error: what failed, when the finish reason is `error`.
     """
 
@@ -367,6 +371,7 @@ class RequestDelta:
     drafter: str | None = None
     report: PassReport = PassReport()
     prompt_logprobs: list[TokenLogprobs] | None = None
+    provenance: PassProvenance | None = None
     error: str | None = None
 
     def observe(self, stats: SpeculationStats, num_taken: int) -> None:

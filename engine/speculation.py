@@ -34,7 +34,7 @@ from engine.speculative.synthetic_acceptance import SyntheticAcceptance
 from engine.speculative.token_drafters import ForcedTokens
 from engine.speculative.token_intersection import TokenIntersectionProposer
 from engine.speculative.verifier import Verification, Verifier, count_equal, verify
-from engine.step import ModelOutput, SchedulerOutput
+from engine.step import ModelOutput, ScheduledRequest, SchedulerOutput
 from engine.step_ledger import Planning
 
 logger = logging.getLogger(__name__)
@@ -111,6 +111,14 @@ class Speculation:
             self._controller.observe(
                 scheduled, output, draft_seconds - shared, target_seconds + shared
             )
+
+    def survival(self, share: ScheduledRequest, num_drafts: int) -> list[float] | None:
+        """Give the estimates of a share's drafts before the step is observed; None without any."""
+        if self._controller is None or self._faults.is_off(CONTROLLER):
+            return None
+        with self._faults.watching(CONTROLLER):
+            return self._controller.survival(share, num_drafts)
+        return None
 
     def take_planning(self) -> Planning:
         """Give what planning took and promised since the last time."""

@@ -5,9 +5,10 @@ The scheduler and the runner never see each other: `EngineCore` carries these be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from engine.provenance import PassProvenance
 from engine.request import DRAFT_MODEL, Request, TokenLogprobs
 
 
@@ -129,11 +130,13 @@ class RequestOutcome:
             prompt is not finished.
         num_draft_tokens: draft tokens that were verified.
         num_accepted_tokens: of those, accepted.
+        draft_token_ids: these draft tokens, where the request wants to know whence its tokens come.
         num_draft_computed_tokens: leading tokens whose draft keys and values are in the cache,
             counting draft tokens as if all had been accepted.
         logprobs: one entry per emitted token, when asked for.
         prompt_logprobs: one entry per prompt token behind a known token of the share, when asked
             for.
+        provenance: where the emitted tokens come from, likewise.
         is_complete: the answer cannot go on and is finished, though no end token says so.
         error: why the request cannot go on; the others are not touched.
     """
@@ -141,9 +144,11 @@ class RequestOutcome:
     sampled: list[int]
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    draft_token_ids: Sequence[int] = ()
     num_draft_computed_tokens: int = 0
     logprobs: list[TokenLogprobs] | None = None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    provenance: PassProvenance | None = None
     is_complete: bool = False
     error: str | None = None
 

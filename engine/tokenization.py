@@ -73,13 +73,15 @@ class IncrementalDetokenizer:
         prompt_token_ids: what the answer continues. With a prompt, the space that opens the
             answer belongs to it; without, sentencepiece's leading space is stripped.
         shown_ids: special tokens that stay in the text even with `skip_special_tokens`.
+        has_offsets: whether offsets are wanted though log probabilities are not.
 
     Attributes:
         text: the text released so far.
         stopped_by: the stop text that ended the answer.
         num_tokens: tokens that belong to the answer; with `stopped_by`, the last is the one that
             completed the stop text, and tokens after it are ignored.
-        token_offsets: where each token's text begins, in characters; only with logprobs.
+        token_offsets: where each token's text begins, in characters; where they are wanted.
+        ends_with_stop_token: whether the last token ended the answer, and has no text.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class IncrementalDetokenizer:
         prompt_token_ids: Sequence[int] = (),
         *,
         shown_ids: frozenset[int] = frozenset(),
+        has_offsets: bool = False,
     ) -> None:
         self._bytes = tokens if isinstance(tokens, TokenBytes) else TokenBytes(tokens)
         special_ids = self._bytes.special_ids - shown_ids
@@ -98,14 +101,27 @@ class IncrementalDetokenizer:
         self._held = ""
         self._released: list[str] = []
         self._num_chars = 0
+        self._num_cut_chars = 0
+        self._has_offsets = has_offsets or params.logprobs is not None
         self.stopped_by: str | None = None
         self.num_tokens = 0
         self.token_offsets: list[int] = []
+        self.ends_with_stop_token = False
 
     @property
     def text(self) -> str:
         """The text released so far."""
         return "".join(self._released)
+
+    @property
+    def num_certain_chars(self) -> int:
+        """Characters released so far."""
+        return self._num_chars
+
+    @property
+    def num_chars(self) -> int:
+        """Characters of all tokens so far, what is held back or was cut off included."""
+        return self._num_chars + len(self._held) + self._num_cut_chars
 
     @property
     def num_tokens_until_stop(self) -> int | None:
@@ -137,9 +153,10 @@ class IncrementalDetokenizer:
 
     def _add_token(self, token_id: int, is_stop_token: bool) -> None:
         self.num_tokens += 1
-        if self._params.logprobs is not None:
+        if self._has_offsets:
             self.token_offsets.append(self._num_chars + len(self._held))
         if is_stop_token and not self._params.include_stop_str_in_output:
+            self.ends_with_stop_token = True
             return
         if token_id not in self._skipped:
             self._take(self._decoder.feed(token_id))
@@ -158,6 +175,7 @@ class IncrementalDetokenizer:
             start, self.stopped_by = found
             end = start + len(self.stopped_by) if params.include_stop_str_in_output else start
             self._held = ""
+            self._num_cut_chars = len(text) - end
             self._release(text[:end])
             return
         num_held = _held_length(text, params.stop)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
 from server.generation import Generation
+from server.protocol.provenance import Pass
 from server.protocol.sampling import SamplingFields
 from server.protocol.usage import Usage
 from server.sampling import wants_speculation_report
@@ -27,6 +28,9 @@ class Delta(Protocol):
 
     @property
     def is_empty(self) -> bool: ...
+
+    @property
+    def passes(self) -> Sequence[Pass]: ...
 
 
 DeltaT = TypeVar("DeltaT", bound=Delta)
@@ -80,6 +84,8 @@ class Answer(abc.ABC, Generic[DeltaT, ChoiceT]):
             if delta.is_empty:
                 continue
             chunk = self._chunk(self._addition(delta))
+            if delta.passes:
+                chunk["provenance"] = {"index": delta.index, "passes": delta.passes}
             if self.generation.is_finished and not self._has_usage:
                 chunk |= self._report()
             yield chunk

@@ -24,7 +24,7 @@ from server.protocol.chat import (
     ChunkToolCall,
 )
 from server.protocol.usage import Usage
-from server.sampling import sampling_params
+from server.sampling import sampling_params, wants_provenance
 from server.served import Served
 from server.stored_chats import ChatStore, StoredChat
 from server.tools import ToolCallDelta
@@ -78,6 +78,7 @@ def turn_request(served: Served, body: ChatCompletionRequest) -> TurnRequest:
         priority=body.priority or 0,
         cache_salt=body.cache_salt or "",
         timeout_s=body.timeout,
+        wants_provenance=wants_provenance(body),
     )
 
 

@@ -27,7 +27,7 @@ from server.protocol.completions import (
     CompletionRequest,
 )
 from server.protocol.usage import Usage
-from server.sampling import sampling_params
+from server.sampling import sampling_params, wants_provenance
 from server.served import Served
 
 
@@ -50,6 +50,7 @@ def start_completion(served: Served, body: CompletionRequest) -> CompletionAnswe
         body.priority,
         body.cache_salt,
         timeout_s=body.timeout,
+        wants_provenance=wants_provenance(body),
     )
     return CompletionAnswer(served, body, generation, prompts)
 

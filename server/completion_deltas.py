@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from engine.request import FinishReason, TokenLogprobs
 from server.generation import ChoiceDelta, Generation
 from server.prompts import Prompt
+from server.protocol.provenance import Pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,13 @@ class CompletionDelta:
         if self.opening is not None or self.tokens is None:
             return self.opening is None
         has_text = any(self.tokens.pieces)
-        return not has_text and self.tokens.finish_reason is None and not self.tokens.logprobs
+        has_news = self.tokens.finish_reason is not None or self.tokens.logprobs or self.passes
+        return not has_text and not has_news
+
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """Where tokens come from; see `ChoiceDelta`."""
+        return () if self.tokens is None else self.tokens.passes
 
 
 @dataclass(slots=True)

@@ -27,7 +27,9 @@ from engine.tokenization import IncrementalDetokenizer, TokenBytes
 from server.admission import Ticket
 from server.call_record import AnswerRecord, Call, ChoiceRecord
 from server.metrics import ServerMetrics
+from server.protocol.provenance import Pass
 from server.protocol.usage import Metrics, Usage
+from server.provenance import UntoldPasses
 from server.refusals import Refusal
 
 
@@ -46,6 +48,7 @@ class ChoiceDelta:
         stop_reason: the stop token or stop text that ended it, if one did.
         prompt_logprobs: of the prompt tokens from the second on, as far as they are computed; on
             the first choice of a prompt, when asked for.
+        passes: where tokens come from, as far as their text is certain; when asked for.
     """
 
     index: int
@@ -56,6 +59,7 @@ class ChoiceDelta:
     finish_reason: FinishReason | None
     stop_reason: int | str | None
     prompt_logprobs: list[TokenLogprobs] | None = None
+    passes: Sequence[Pass] = ()
 
     @property
     def text(self) -> str:
@@ -65,7 +69,8 @@ class ChoiceDelta:
     @property
     def is_empty(self) -> bool:
         """Whether there is nothing to tell: text is still held back."""
-        has_news = self.finish_reason is not None or self.logprobs or self.prompt_logprobs
+        has_scores = self.logprobs or self.prompt_logprobs
+        has_news = self.finish_reason is not None or has_scores or self.passes
         return not any(self.pieces) and not has_news
 
 
@@ -106,8 +111,14 @@ class Choice:
         self.speculation = SpeculationStats()
         self.prediction = PredictionCounts()
         self._detokenizer = IncrementalDetokenizer(
-            tokens, request.params, request.prompt_token_ids, shown_ids=shown_ids
+            tokens,
+            request.params,
+            request.prompt_token_ids,
+            shown_ids=shown_ids,
+            has_offsets=request.wants_provenance,
         )
+        wants_passes = request.wants_provenance
+        self._untold = UntoldPasses(tokens, self._detokenizer) if wants_passes else None
 
     @property
     def num_tokens(self) -> int:
@@ -136,6 +147,7 @@ class Choice:
             finish_reason=self.finish_reason,
             stop_reason=text.stopped_by if is_stopped else delta.stop_reason,
             prompt_logprobs=delta.prompt_logprobs,
+            passes=() if self._untold is None else self._tell(self._untold, delta, pieces),
         )
 
     def end(self, reason: FinishReason, arrived: float) -> ChoiceRecord:
@@ -158,6 +170,9 @@ class Choice:
             ended=time.monotonic(),
         )
         return self.record
+
+    def _tell(self, untold: UntoldPasses, delta: RequestDelta, pieces: list[str]) -> list[Pass]:
+        return untold.take(delta, "".join(pieces), is_over=self.finish_reason is not None)
 
     def _read(self, delta: RequestDelta) -> Iterator[str]:
         """Give the text that each token releases, up to the token that completes a stop text."""

@@ -100,7 +100,7 @@ def _by_name(
     for alternative, value in listed.items():
         name = _name(tokens, alternative)
         is_taken = name in named or (name == own and alternative != token_id)
-        named[f"token_id:{alternative}" if is_taken else name] = _finite(value)
+        named[f"token_id:{alternative}" if is_taken else name] = finite(value)
     return named
 
 
@@ -115,7 +115,7 @@ def _by_id(
     ]
     return {
         str(alternative): {
-            "logprob": _finite(value),
+            "logprob": finite(value),
             "rank": rank,
             "decoded_token": tokens.text_of(alternative),
         }
@@ -133,7 +133,7 @@ def _chat_token(tokens: TokenBytes, token_id: int, entry: TokenLogprobs) -> Toke
 def _chat_alternative(tokens: TokenBytes, token_id: int, logprob: float) -> TopLogprob:
     return {
         "token": tokens.text_of(token_id),
-        "logprob": _finite(logprob),
+        "logprob": finite(logprob),
         "bytes": list(tokens.bytes_of(token_id)),
     }
 
@@ -148,8 +148,9 @@ def _name(tokens: TokenBytes, token_id: int) -> str:
 
 
 def _value(entry: TokenLogprobs | None) -> float | None:
-    return None if entry is None else _finite(entry.logprob)
+    return None if entry is None else finite(entry.logprob)
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """Give a log probability as JSON can write it."""
     return logprob if math.isfinite(logprob) else _IMPOSSIBLE

@@ -100,6 +100,11 @@ def wants_speculation_report(body: SamplingFields) -> bool:
     return body.speculation is not None and bool(body.speculation.report)
 
 
+def wants_provenance(body: SamplingFields) -> bool:
+    """Whether the answer's stream tells where its tokens come from."""
+    return bool(body.stream) and wants_speculation_report(body)
+
+
 def _max_draft_tokens(speculation: SpeculationFields | None) -> int | None:
     """Give the draft tokens per pass; None = as the engine is set."""
     if speculation is None:

@@ -172,6 +172,7 @@ class Served:
         *,
         timeout_s: float | None = None,
         shown_ids: frozenset[int] = frozenset(),
+        wants_provenance: bool = False,
     ) -> Generation:
         """Check the prompts at the door and give them to the engine, all or none.
 
@@ -183,6 +184,7 @@ class Served:
             cache_salt: calls with different salts share no cached prefix.
             timeout_s: seconds after which the call is given up; the server's own may be sooner.
             shown_ids: see `Generation`.
+            wants_provenance: see `Request`.
 
         Raises:
             InvalidRequestError: a prompt cannot be served as asked.
@@ -201,6 +203,7 @@ class Served:
                 priority=priority or 0,
                 cache_salt=self.caller.cache_salt(cache_salt or ""),
                 external_id="" if call is None else call.request_id,
+                wants_provenance=wants_provenance,
             )
             for index, prompt in enumerate(prompts)
         ]

@@ -19,6 +19,7 @@ from server.answer_reading import AnswerReading
 from server.answer_shape import either
 from server.chat_template import RenderedChat, render_chat, template_text
 from server.generation import ChoiceDelta, Generation
+from server.protocol.provenance import Pass
 from server.protocol.usage import Usage
 from server.reasoning import choose_reasoning
 from server.served import Served
@@ -47,6 +48,7 @@ class TurnRequest:
         priority: lower is served first.
         cache_salt: turns with different salts share no cached prefix.
         timeout_s: seconds after which the turn is given up; None = the server's own limit.
+        wants_provenance: whether it is told where the tokens come from.
     """
 
     kind: str
@@ -63,6 +65,7 @@ class TurnRequest:
     priority: int = 0
     cache_salt: str = ""
     timeout_s: float | None = None
+    wants_provenance: bool = False
 
     @property
     def offered_tools(self) -> Sequence[Tool]:
@@ -98,7 +101,13 @@ class TurnDelta:
     def is_empty(self) -> bool:
         """Whether there is nothing to tell yet."""
         has_text = bool(self.reasoning or self.content or self.tool_calls)
-        return not has_text and self.finish_reason is None and not self.tokens.logprobs
+        has_news = self.finish_reason is not None or self.tokens.logprobs or self.passes
+        return not has_text and not has_news
+
+    @property
+    def passes(self) -> Sequence[Pass]:
+        """Where tokens come from; see `ChoiceDelta`."""
+        return self.tokens.passes
 
 
 def start_turn(served: Served, request: TurnRequest) -> Turn:
@@ -128,6 +137,7 @@ def start_turn(served: Served, request: TurnRequest) -> Turn:
         request.cache_salt,
         timeout_s=request.timeout_s,
         shown_ids=reading.shown_ids(served.tokens),
+        wants_provenance=request.wants_provenance,
     )
     return Turn(generation, prompt, reading.parser)
 

@@ -11,6 +11,7 @@ from engine.config import EngineConfig
 from engine.door import ModelInfo
 from engine.errors import ModelNotSupportedError
 from engine.metrics import DrafterSeconds, EngineStats
+from engine.provenance import PassProvenance
 from engine.request import (
     DRAFT_MODEL,
     PREDICTION,
@@ -126,7 +127,15 @@ class FakeCore:
             drafter=PREDICTION if is_predicted else DRAFT_MODEL,
             report=REPORT,
             prompt_logprobs=prompt_logprobs,
+            provenance=_provenance(request, taken),
         )
+
+
+def _provenance(request: Request, taken: list[int]) -> PassProvenance | None:
+    """Say that one draft was made, which was right unless the answer ended before it."""
+    if not request.wants_provenance or not taken:
+        return None
+    return PassProvenance(0.0035, taken[:1], [0.75])
 
 
 def _prompt_logprobs(request: Request) -> list[TokenLogprobs] | None:

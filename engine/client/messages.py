@@ -28,6 +28,7 @@ class NewRequest(msgspec.Struct, array_like=True):
     max_total_tokens: int
     cache_salt: str
     external_id: str
+    wants_provenance: bool
 
     @classmethod
     def of(cls, request: Request) -> NewRequest:
@@ -43,6 +44,7 @@ class NewRequest(msgspec.Struct, array_like=True):
             max_total_tokens=request.max_total_tokens,
             cache_salt=request.cache_salt,
             external_id=request.external_id,
+            wants_provenance=request.wants_provenance,
         )
 
     def make(self) -> Request:
@@ -58,6 +60,7 @@ class NewRequest(msgspec.Struct, array_like=True):
             max_total_tokens=self.max_total_tokens,
             cache_salt=self.cache_salt,
             external_id=self.external_id,
+            wants_provenance=self.wants_provenance,
         )
 
 

@@ -58,6 +58,8 @@ class Iteration:
             computes known tokens.
         emitted: [num_requests, max_drafts + 3] int64, of the shares that sample, filled once `end`
             has passed.
+        drafts: [num_slots, max_drafts] int64, what was verified, filled likewise; None where nobody
+            wants to know.
         start, drafted, end: of its passes.
     """
 
@@ -65,6 +67,7 @@ class Iteration:
     slots: list[_Slot]
     draft_ends: dict[str, int]
     emitted: torch.Tensor
+    drafts: torch.Tensor | None
     start: Mark
     drafted: Mark
     end: Mark
@@ -126,8 +129,10 @@ class DecodeLoop:
         is_mixed = any(span.given is not None for span in spans)
         self._target.launch(PassKind.MIXED if is_mixed else PassKind.VERIFY, spans, traits)
         emitted = self._target.fetch(sum(share.samples for share in shares))
+        wants_drafts = any(share.request.wants_provenance for share in shares)
+        drafts = self._queue.fetch(self._state.draft_tokens) if wants_drafts else None
         end = self._queue.mark()
-        return Iteration(scheduled, slots, draft_ends, emitted, start, drafted, end)
+        return Iteration(scheduled, slots, draft_ends, emitted, drafts, start, drafted, end)
 
     def collect(self, iteration: Iteration) -> ModelOutput:
         """Wait for an iteration and read what it emitted; in the order of the launches."""
@@ -144,6 +149,9 @@ class DecodeLoop:
             outcome.sampled = row[: row[NUM_EMITTED]]
             outcome.num_accepted_tokens = len(outcome.sampled) - 1
             slot.num_tokens += len(outcome.sampled)
+            if iteration.drafts is not None and share.request.wants_provenance:
+                drafted = iteration.drafts[slot.index, : share.num_draft_tokens]
+                outcome.draft_token_ids = drafted.tolist()
             if row[ANY_INVALID]:
                 outcome.error = share.request.reason_without_token
         return ModelOutput(outcomes)

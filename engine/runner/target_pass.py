@@ -68,6 +68,8 @@ def collect_outcomes(
             continue
         outcome.sampled = verification.emitted[index]
         outcome.num_accepted_tokens = verification.num_accepted[index]
+        if share.request.wants_provenance:
+            outcome.draft_token_ids = draft.token_ids[index, :num_drafts].tolist()
         if is_invalid is not None and any(is_invalid[row : row + len(outcome.sampled)]):
             outcome.error = share.request.reason_without_token
         outcome.logprobs = _logprobs(share, sampled.logprobs, row, len(outcome.sampled))

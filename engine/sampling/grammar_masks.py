@@ -128,6 +128,21 @@ class GrammarMasks:
         self._finish()
         return matcher.forced_tokens(limit)
 
+    def forced_places(self, request: Request, sampled: Sequence[int]) -> tuple[int, ...]:
+        """Give the places among a step's tokens at which the request's grammar left one choice."""
+        matcher = self._matchers.get(request.request_id)
+        if matcher is None:
+            return ()
+        masks = (
+            matcher.outlook(request.num_tokens, sampled[:place]).mask
+            for place in range(len(sampled))
+        )
+        return tuple(
+            place
+            for place, mask in enumerate(masks)
+            if mask is not None and _num_allowed(mask) == 1
+        )
+
     def settle(self, request: Request, outcome: RequestOutcome) -> None:
         """Cut an outcome where its grammar ends, or where it cannot be followed any further.
 
@@ -201,6 +216,10 @@ def _answer(questions: list[_Question]) -> tuple[list[Outlook], float]:
     started = time.perf_counter()
     outlooks = [q.matcher.outlook(q.num_tokens, q.drafts) for q in questions]
     return outlooks, time.perf_counter() - started
+
+
+def _num_allowed(mask: Mask) -> int:
+    return int(np.unpackbits(mask.view(np.uint8)).sum())
 
 
 def _cut(outcome: RequestOutcome, count: int) -> None:

@@ -46,11 +46,15 @@ class Claims:
         """Give the draft that promises most; None where nobody says anything."""
         best: Weighed | None = None
         for draft in said:
-            survival = self._of(draft.drafter).survival(draft.survival)
+            survival = self.survival(draft)
             num_expected = sum(survival)
             if best is None or num_expected > best.num_expected:
                 best = Weighed(draft, survival, num_expected)
         return best
+
+    def survival(self, draft: KnownDraft) -> list[float]:
+        """Give for each token of a draft the corrected chance to be accepted with all before it."""
+        return self._of(draft.drafter).survival(draft.survival)
 
     def observe(self, known: KnownDraft, num_verified: int, num_accepted: int) -> None:
         """Learn from a draft that was verified."""

@@ -174,6 +174,22 @@ class Controller:
                 self._rejected.discard(share.request.request_id)
         self._observe_costs(pairs, draft_seconds, target_seconds)
 
+    def survival(self, share: ScheduledRequest, num_drafts: int) -> list[float]:
+        """Give what is thought of a share's first drafts until the step is observed.
+
+        Returns:
+            For each the chance to be accepted with all before it: by their margins where a gate saw
+            them, else by what became of others.
+        """
+        if share.known_draft is not None:
+            return self._claims.survival(share.known_draft)[:num_drafts]
+        request = share.request
+        by_margin = self.gate.survival(request, num_drafts)
+        if by_margin is not None:
+            return by_margin
+        model = self._models[self._kind(request)]
+        return model.prospect_of(request.request_id, num_drafts).accepted
+
     def evict(self, request_ids: Iterable[str]) -> None:
         """Forget requests that have ended; unknown ids are fine."""
         ended = list(request_ids)

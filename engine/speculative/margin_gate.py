@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import enum
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Protocol
 
 from engine.request import Request
@@ -200,6 +202,17 @@ class MarginGate:
         """Give the length of a request's chain of this step, dropped tokens included."""
         chain = self._chains.get(request.request_id)
         return 0 if chain is None else len(chain.margins)
+
+    def survival(self, request: Request, num_drafts: int) -> list[float] | None:
+        """Give the chances to get past each of a request's first drafts of this step, by margin.
+
+        None where the gate did not see so many drafts of it.
+        """
+        chain = self._chains.get(request.request_id)
+        if chain is None or num_drafts > len(chain.margins):
+            return None
+        chances = map(self._models[request.params.is_greedy].chance, chain.margins[:num_drafts])
+        return list(accumulate(chances, operator.mul))
 
     def observe(self, request: Request, num_drafts: int, num_accepted: int) -> None:
         """Learn what became of a request's drafts; drafts of others than models say nothing."""

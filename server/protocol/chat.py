@@ -17,6 +17,7 @@ from server.protocol.chat_messages import (
     Prediction,
 )
 from server.protocol.completions import PromptLogprobs
+from server.protocol.provenance import Provenance
 from server.protocol.sampling import MAX_MESSAGES, Labels, SamplingFields
 from server.protocol.usage import Metrics, Usage
 from server.protocol.wire import WireModel
@@ -185,3 +186,4 @@ class ChatChunk(TypedDict):
     choices: list[ChatChunkChoice]
     usage: NotRequired[Usage | None]
     metrics: NotRequired[Metrics]
+    provenance: NotRequired[Provenance]

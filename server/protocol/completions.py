@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from engine.sampling_params import MAX_LOGPROBS
 from server.protocol.chat_messages import Prediction
+from server.protocol.provenance import Provenance
 from server.protocol.sampling import SamplingFields
 from server.protocol.usage import Metrics, Usage
 
@@ -94,3 +95,4 @@ class Completion(TypedDict):
     choices: list[CompletionChoice]
     usage: NotRequired[Usage | None]
     metrics: NotRequired[Metrics]
+    provenance: NotRequired[Provenance]

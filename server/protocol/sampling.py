@@ -105,7 +105,7 @@ class SpeculationFields(WireModel):
         enabled: false = plain decoding.
         max_draft_tokens: per pass at most.
         report: whether the answer carries `metrics.speculative_decoding`; where acceptance is
-            synthetic, it always does.
+            synthetic, it always does. The chunks of a stream then carry `provenance` too.
     """
 
     place: ClassVar[str] = "speculation"

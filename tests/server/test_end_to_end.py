@@ -137,6 +137,31 @@ def test_drafts_are_verified_and_counted(server: Server) -> None:
     assert server.metric("spec_decode_num_draft_tokens_total") > before
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sdk_reads_streams_that_tell_where_tokens_come_from(
+    server: Server, temperature: float
+) -> None:
+    asked = {"model": MODEL, "max_tokens": 40, "seed": 5, "temperature": temperature}
+    report = {"stream": True, "extra_body": {"speculation": {"report": True}}}
+    chat = server.client.chat.completions.create
+    plain = list(chat(**asked, messages=USER, stream=True))
+    told = list(chat(**asked, messages=USER, **report))
+    chat_text = "".join(c.choices[0].delta.content or "" for c in plain)
+    assert "".join(c.choices[0].delta.content or "" for c in told) == chat_text
+    assert not any(hasattr(chunk, "provenance") for chunk in plain)
+    completed = list(server.client.completions.create(**asked, prompt="once", **report))
+    text = "".join(chunk.choices[0].text for chunk in completed)
+    for chunks, expected in ((told, chat_text), (completed, text)):
+        passes = [p for c in chunks if hasattr(c, "provenance") for p in c.provenance["passes"]]
+        tokens = [token for one in passes for token in one["tokens"]]
+        assert "".join(token["text"] for token in tokens) == expected
+        counts = chunks[-1].metrics["speculative_decoding"]
+        assert len(passes) == counts["num_target_passes"]
+        assert sum(one["proposed"] for one in passes) == counts["num_draft_tokens"] > 0
+        assert sum(one["accepted"] for one in passes) == counts["num_accepted_tokens"]
+        assert {token["drafter"] for token in tokens} <= {"draft_model", None}
+
+
 def test_stop_texts_end_the_answer(server: Server) -> None:
     letter = byte_tokenizer().encode("a")[0]
     answer = server.client.completions.create(
