@@ -28,11 +28,13 @@ from server.routes import (
     models,
     responses,
     server_info,
+    statistics,
     tokenize,
     web,
 )
 from server.security_headers import SecurityHeadersMiddleware
 from server.served import Served
+from server.statistics.channel import Channel, Channels
 from server.stored_chats import ChatStore
 from server.synthetic_mark import SyntheticMarkMiddleware
 from server.tenant_stores import TenantStores
@@ -65,13 +67,16 @@ def create_app(
     app.state.config = config.without_secrets()
     app.state.chats = TenantStores(ChatStore.of_share, keys.num_tenants)
     app.state.responses = TenantStores(ResponseStore.of_share, keys.num_tenants)
+    app.state.statistics = Channels(
+        lambda interval_s: Channel(served, interval_s, config.price_per_hour)
+    )
     _set_limits(served, config)
     files = read_web_files() if config.web else {}
     _add_middleware(app, served, config, keys, files)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize):
         app.include_router(room.router)
-    for room in (models, health, metrics, server_info):
+    for room in (models, health, metrics, statistics, server_info):
         app.include_router(room.router)
     app.router.routes += web.web_routes(files)
     install_openapi(app)

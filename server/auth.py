@@ -21,7 +21,7 @@ from server.refusals import ForbiddenError, Refusal, RefusalError, UnauthorisedE
 
 # For load balancers, which have no keys; they say whether requests can be served, and no more.
 OPEN_PATHS = frozenset({"/health", "/ready"})
-ADMIN_PATHS = frozenset({"/metrics", "/server_info"})
+ADMIN_PATHS = frozenset({"/metrics", "/server_info", "/statistics"})
 ADMIN_PREFIX = "/admin/"
 _READING = frozenset({"GET", "HEAD"})
 _SCOPE_KEY = "outdraft.caller"

@@ -38,8 +38,8 @@ class ServerConfig:
     api_key_file: str | None = option(None, "file of such keys, one a line; # begins a comment")
     admin_key: tuple[str, ...] = option(
         (),
-        "keys that may do everything; /metrics and /server_info then need one of them "
-        "(also OUTDRAFT_ADMIN_KEYS)",
+        "keys that may do everything; /metrics, /server_info and /statistics then need one of "
+        "them (also OUTDRAFT_ADMIN_KEYS)",
         metavar="KEY",
         is_secret=True,
     )
@@ -105,6 +105,11 @@ class ServerConfig:
     drain_timeout_s: float = option(
         25.0, "seconds that answers may take to end once the server is told to stop"
     )
+    price_per_hour: float | None = option(
+        None,
+        "what an hour of this server costs, in any currency; /statistics then tells what a million "
+        "tokens cost; none = it does not",
+    )
     log_level: str = option("info", f"one of {', '.join(LOG_LEVELS)}")
     log_format: str = option(
         TEXT, f"lines of the log, of both processes: {' or '.join(LOG_FORMATS)}"
@@ -162,6 +167,8 @@ class ServerConfig:
             seconds = getattr(self, name)
             if seconds is not None and not 0.0 < seconds < float("inf"):
                 raise ConfigError(f"{name}: {seconds} is no number of seconds above 0.")
+        if self.price_per_hour is not None and not 0.0 <= self.price_per_hour < float("inf"):
+            raise ConfigError(f"price_per_hour: {self.price_per_hour} is no price of 0 or more.")
 
     def _check_files(self) -> None:
         if self.ssl_keyfile is not None and self.ssl_certfile is None:

@@ -6,9 +6,9 @@ counts is read from its last message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
 
 from engine.client.supervision import FaultCounts
 from engine.metrics import EngineStats
@@ -118,6 +118,10 @@ class ServerMetrics:
     def observe_error(self, error: BaseException) -> None:
         """Count an error that a caller is told."""
         self._faults.observe_error(error)
+
+    def collect(self) -> Iterable[Metric]:
+        """Give everything as it is now."""
+        return self._registry.collect()
 
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""

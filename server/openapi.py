@@ -33,6 +33,7 @@ from server.protocol.pages import Deleted, Page
 from server.protocol.responses import InputTokensRequest, ResponsesRequest
 from server.protocol.responses_answer import InputTokenCount, ResponseAnswer, ResponseEvent
 from server.protocol.server_info import Health, ServerInfo, Version
+from server.protocol.statistics import Statistics, StatisticsHistory
 from server.protocol.tokenize import (
     DetokenizeAnswer,
     DetokenizeRequest,
@@ -57,7 +58,7 @@ class Operation:
     """What an endpoint takes and gives.
 
     Attributes:
-        answer: the shape of a whole answer; None = plain text.
+        answer: the shape of a whole answer; None = plain text, or events alone.
         body: what is read.
         event: the shape of each event, where the answer may be a stream.
         makes: the parameter under which others find what this makes.
@@ -167,6 +168,7 @@ OPERATIONS: Mapping[tuple[str, str], Operation] = {
     ("get", "/health"): Operation(Health, unavailable=Health, needs_key=False),
     ("get", "/ready"): Operation(Health, unavailable=Health, needs_key=False),
     ("get", "/metrics"): Operation(None),
+    ("get", "/statistics"): Operation(None, event=Statistics | StatisticsHistory),
     ("get", "/version"): Operation(Version),
     ("get", "/server_info"): Operation(ServerInfo),
 }
@@ -254,7 +256,7 @@ def _describe(
         return {"schema": schemas[shape, "serialization"]}
 
     answers: dict[str, Any] = {_JSON: shown(operation.answer)} if operation.answer else {}
-    if not answers:
+    if operation.answer is None and operation.event is None:
         answers["text/plain"] = {"schema": {"type": "string"}}
     if operation.event is not None:
         shapes = [shown(shape)["schema"] for shape in (operation.event, operation.error)]

@@ -20,12 +20,11 @@ async function showBoard(element) {
     element.append(h("p", { class: "empty-view" }, "The board could not be loaded."));
     return;
   }
-  const mount = () => {
-    element.replaceChildren();
-    board.mountBoard(element, { apiKey: currentKey() });
-  };
-  onKey(mount);
-  mount();
+  let unmount = board.mountBoard(element, { apiKey: currentKey() });
+  onKey((apiKey) => {
+    unmount();
+    unmount = board.mountBoard(element, { apiKey });
+  });
 }
 
 function barButton(label, name, onclick) {

@@ -61,3 +61,16 @@ def at(browser: Any, server: RunningServer) -> Iterator[Watched]:
     """The page on a laptop; the test fails where its console, policy or network complains."""
     with watched(browser, server.url) as page:
         yield page
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    """A page that goes nowhere by itself; what its console complains about fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    yield page
+    context.close()
+    assert [text for text in complaints if "Failed to load resource" not in text] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tests.server_process import RunningServer
 
 MAX_WEIGHT_BYTES = 400_000
 AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
+log = logging.getLogger(__name__)
 DOG = "Tell me a story about a dog."
 needs_axe = pytest.mark.skipif(
     not AXE.is_file(), reason="needs axe-core: `npm ci` in tests/browser, or `make browser-test`"
@@ -188,7 +190,7 @@ def test_the_first_paint_is_told(at: Watched, record_property: Any) -> None:
     at.until("performance.getEntriesByName('first-contentful-paint').length === 1")
     paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     record_property("first_contentful_paint_ms", paint)
-    print(f"first_contentful_paint_ms={paint:.0f}")
+    log.info("first_contentful_paint_ms=%.0f", paint)
     assert paint > 0
 
 
