@@ -121,8 +121,8 @@ def ask(page: Any, text: str, *, tokens: int) -> None:
         page.wait_for_selector("#composer")
     page.fill("#composer", text)
     page.press("#composer", "Enter")
-    page.wait_for_selector("[aria-label='Stop the answer']")
     page.wait_for_selector("[aria-label='Send']")
+    page.locator(".message.assistant").last.locator(".took").wait_for(state="attached")
 
 
 if __name__ == "__main__":
