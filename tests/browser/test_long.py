@@ -53,6 +53,7 @@ def test_a_long_conversation_is_drawn_where_it_is_seen(at: Watched) -> None:
     log.info("tokens_frame_ms=%s", page.evaluate(SCROLL))
     at.until("document.querySelectorAll('.tokens .token').length < 4000")
     length = page.evaluate(
-        "[...document.querySelectorAll('.tokens')].reduce((n, one) => n + one.textContent.length, 0)"
+        """[...document.querySelectorAll(".tokens")]
+        .reduce((sum, one) => sum + one.textContent.length, 0)"""
     )
     assert length == NUM_ANSWERS * len("".join(TOKENS).replace("\n", "⏎\n"))

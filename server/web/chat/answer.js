@@ -13,6 +13,7 @@ import { errorBox } from "../lib/error_box.js";
 const ENDS = {
   length: "The answer ended at its limit of tokens.",
   stopped: "The answer was stopped.",
+  interrupted: "The answer was interrupted: the page was left.",
 };
 
 /** Shows one answer, and keeps up with it while it comes. */
