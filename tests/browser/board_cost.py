@@ -130,7 +130,7 @@ def boards(browser: Any, url: str, num_tabs: int) -> Iterator[None]:
             page = browser.new_context().new_page()
             stack.callback(page.context.close)
             page.goto(f"{url}/#/board")
-            page.wait_for_selector(".board-status[data-state=live]")
+            page.wait_for_selector(".board-status[data-state=live]", timeout=120_000)
         yield
 
 
