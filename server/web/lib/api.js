@@ -43,9 +43,12 @@ export async function call(path, { body, signal, isQuiet = false } = {}) {
  */
 export async function* stream(path, body, signal) {
   const response = await call(path, { body, signal });
+  let isDone = false;
   try {
     for await (const { data } of readEvents(response)) {
-      if (data === "[DONE]") return;
+      // Read to its end, the connection can be used again.
+      isDone ||= data === "[DONE]";
+      if (isDone) continue;
       const chunk = JSON.parse(data);
       if (chunk.error) throw told(chunk.error, response);
       yield chunk;
@@ -54,7 +57,7 @@ export async function* stream(path, body, signal) {
     if (error instanceof ApiError || signal.aborted) throw error;
     throw lost();
   }
-  throw lost();
+  if (!isDone) throw lost();
 }
 
 function lost() {

@@ -5,19 +5,27 @@ import { ApiError, call } from "./api.js";
 const AGAIN_MS = 1500;
 let model = null;
 
-/** Give the served model, asked for once; waits while it loads. */
+/** Give the served model; asked for once. */
 export function servedModel() {
   model ??= ask();
-  model.catch(() => {
-    model = null;
-  });
+  model.catch(forgetModel);
   return model;
 }
 
+/** Ask anew the next time: another model may be served now. */
+export function forgetModel() {
+  model = null;
+}
+
 async function ask() {
-  const answer = await (await call("v1/models")).json();
-  const [card] = answer.data;
-  return { name: card.id, maxTokens: card.max_model_len ?? null };
+  const answer = await call("v1/models");
+  const [card] = (await answer.json()).data;
+  return {
+    name: card.id,
+    maxTokens: card.max_model_len ?? null,
+    // For benchmarks: the words are not the model's, and their chances cannot be told.
+    isSynthetic: answer.headers.has("x-outdraft-synthetic-acceptance"),
+  };
 }
 
 /**
