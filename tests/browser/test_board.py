@@ -245,6 +245,7 @@ def test_a_board_that_nobody_sees_rests_and_catches_up(
             hide(board, is_away)
         else:
             board.goto(f"{stub.url}/#/{'chat' if is_away else 'board'}")
+            board.locator(".chat-view > *").first.wait_for(state="attached")
 
     look(is_away=True)
     stub.send(sample(1))
@@ -297,6 +298,7 @@ def seen(page: Any) -> int:
 
 def test_taking_the_board_away_ends_its_connection(page: Any, stub: StatisticsStub) -> None:
     page.goto(f"{stub.url}/#/chat")
+    page.locator(".chat-view > *").first.wait_for(state="attached")
     page.evaluate(
         """async () => {
           const { mountBoard } = await import("/web/board/board.js");

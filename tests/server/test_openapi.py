@@ -229,7 +229,9 @@ def test_what_operators_ask_is_answered_as_described(is_loaded: bool) -> None:
             page = await page_of(api)
             for path, methods in page["paths"].items():
                 if "get" in methods and "{" not in path:
-                    check_answer(page, await api.http.get(path))
+                    # Statistics go on for as long as nobody names an end.
+                    query = {"events": 1} if path == "/statistics" else None
+                    check_answer(page, await api.http.get(path, params=query))
             for name in (MODEL, "other"):
                 response = await api.http.get(f"/v1/models/{name}")
                 check_answer(page, response, "/v1/models/{name}")
