@@ -4,7 +4,7 @@ import { h } from "./lib/dom.js";
 import { icon } from "./lib/icons.js";
 import { askForKey, currentKey, onKey } from "./lib/key.js";
 import { startRouter } from "./lib/router.js";
-import { showModel } from "./lib/server_state.js";
+import { forgetModel, showModel } from "./lib/server_state.js";
 import { hearShortcuts, showShortcuts } from "./lib/shortcuts.js";
 import { themeButton } from "./lib/theme.js";
 
@@ -45,3 +45,7 @@ document
 hearShortcuts();
 startRouter(document.getElementById("view"), VIEWS);
 showModel(document.getElementById("model"));
+onKey(() => {
+  forgetModel();
+  showModel(document.getElementById("model"));
+});

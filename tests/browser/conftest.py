@@ -37,14 +37,21 @@ def browser() -> Iterator[Any]:
     """A browser without a window; one for each file, for it holds the thread's event loop."""
     playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with playwright.sync_playwright() as started:
-        found = _find_browser(Path(started.chromium.executable_path))
-        if found is None:
+        browser = launch(started)
+        if browser is None:
             pytest.skip("needs a browser: name one in OUTDRAFT_BROWSER, or `make browser-test`")
-        # Its sandbox does not run as root, which containers often are.
-        words = ["--no-sandbox"] if os.geteuid() == 0 else []
-        browser = started.chromium.launch(executable_path=found, args=words)
         yield browser
         browser.close()
+
+
+def launch(playwright: Any) -> Any:
+    """Start a browser; None = there is none."""
+    found = _find_browser(Path(playwright.chromium.executable_path))
+    if found is None:
+        return None
+    # Its sandbox does not run as root, which containers often are.
+    words = ["--no-sandbox"] if os.geteuid() == 0 else []
+    return playwright.chromium.launch(executable_path=found, args=words)
 
 
 def _find_browser(own: Path) -> str | None:

@@ -121,7 +121,7 @@ def test_an_edited_message_is_asked_anew_from_there(at: Watched) -> None:
         at.answer()
     page.locator(".message.user").first.hover()
     page.locator(".message.user").first.locator("[aria-label='Edit the message']").click()
-    page.fill("[aria-label='Edit the message']", "Tell me a story about a cat.")
+    page.fill("textarea[aria-label='Edit the message']", "Tell me a story about a cat.")
     page.click("text=Ask again from here")
     at.answer()
     assert page.locator(".message").count() == 2
@@ -152,6 +152,34 @@ def test_an_answer_goes_on_while_another_conversation_is_open(at: Watched) -> No
     page.wait_for_selector("[aria-label='Send']")
     page.click(".conversations .title")
     assert "400 tokens" in at.answer().locator(".took").inner_text()
+
+
+def test_a_question_can_be_changed_while_it_is_answered(at: Watched) -> None:
+    page = at.open()
+    endless(page)
+    set_field(page, "maxTokens", "300")
+    at.ask(DOG)
+    at.until("document.querySelector('.message.assistant .markdown')?.textContent.length > 20")
+    page.locator(".message.user").hover()
+    page.click("button[aria-label='Edit the message']")
+    page.fill("textarea[aria-label='Edit the message']", "Tell me a story about a cat.")
+    page.click("text=Ask again from here")
+    page.wait_for_selector(".said:has-text('cat')")
+    assert "300 tokens" in at.answer().locator(".took").inner_text()
+    assert page.locator(".message").count() == 2
+
+
+def test_what_came_of_an_answer_outlives_the_page(at: Watched) -> None:
+    page = at.open()
+    page.route(CHATS, lambda route: None)
+    at.ask(DOG)
+    page.wait_for_selector("[aria-label='Stop the answer']")
+    at.until("document.querySelectorAll('.conversations li').length === 1")
+    page.reload()
+    page.wait_for_selector("text=The answer was interrupted")
+    page.unroute(CHATS)
+    page.click("[aria-label='Answer anew']")
+    assert len(at.answer().locator(".markdown").inner_text()) > 10
 
 
 def test_everything_fits_on_a_phone(browser: Any, server: RunningServer) -> None:

@@ -13,6 +13,7 @@ import { errorBox } from "../lib/error_box.js";
 const ENDS = {
   length: "The answer ended at its limit of tokens.",
   stopped: "The answer was stopped.",
+  interrupted: "The answer was interrupted: the page was left.",
 };
 
 /** Shows one answer, and keeps up with it while it comes. */
@@ -138,13 +139,11 @@ export class AnswerView {
   }
 }
 
-function took({ usage, ms, firstMs, seed }) {
+function took({ usage, ms, pace, seed }) {
   const parts = [];
   const count = usage?.completion_tokens;
   if (count) parts.push(`${count} tokens`);
-  if (count > 1 && firstMs !== undefined && ms > firstMs) {
-    parts.push(`${(((count - 1) * 1000) / (ms - firstMs)).toFixed(0)} tokens/s`);
-  }
+  if (pace) parts.push(`${pace.toFixed(0)} tokens/s`);
   if (ms !== undefined) parts.push(milliseconds(ms));
   if (seed !== undefined) parts.push(`seed ${seed}`);
   return parts.join(" · ");

@@ -3,7 +3,7 @@
 import { stream } from "../lib/api.js";
 import { toldError } from "../lib/error_box.js";
 import { forgetModel, servedModel } from "../lib/server_state.js";
-import { Trace } from "../tokens/trace.js";
+import { Trace, paceOf } from "../tokens/trace.js";
 import { requestFields } from "./settings.js";
 
 /** What fills a message. */
@@ -44,7 +44,6 @@ export class AnswerRun {
       };
       message.seed = body.seed;
       for await (const chunk of stream("v1/chat/completions", body, this.#abort.signal)) {
-        message.firstMs ??= chunk.choices[0]?.delta.content ? performance.now() - start : undefined;
         this.#take(chunk);
       }
     } catch (error) {
@@ -53,6 +52,7 @@ export class AnswerRun {
       if (error.status === 404) forgetModel();
     }
     message.ms = performance.now() - start;
+    message.pace = paceOf(this.trace);
     this.isOver = true;
     this.#listener?.(this);
   }

@@ -13,6 +13,9 @@ import { SettingsPanel } from "./settings_panel.js";
 import { Sidebar } from "./sidebar.js";
 import { Thread } from "./thread.js";
 
+// What came of an answer outlives the page, but for the last moments.
+const KEEP_MS = 2000;
+
 /** Show the chat in an element. */
 export async function mountChat(element) {
   const chat = new Chat(element);
@@ -58,6 +61,7 @@ class Chat {
   async start() {
     this.#show(this.#open);
     this.#all = await conversations.allConversations();
+    this.#all.forEach(conversations.noteInterruption);
     if (this.#all.length && !this.#open.messages.length) this.#show(this.#all[0]);
     this.composer.input.focus({ preventScroll: true });
   }
@@ -79,7 +83,7 @@ class Chat {
 
   #hearKeys(element) {
     const here = (action) => (event) => (element.hidden ? false : action(event));
-    onShortcut("Escape", here(() => this.drawers.close() || this.#stop()));
+    onShortcut("Escape", here(() => this.#stop() || this.drawers.close()));
     onShortcut("/", here(() => this.composer.input.focus()));
     onShortcut("Alt+N", here(() => this.#new()));
     onShortcut("Alt+T", here(() => this.#switchView()));
@@ -128,13 +132,15 @@ class Chat {
     this.#add(message, run);
     this.composer.setBusy(true);
     await this.#keep(conversation);
+    const keeping = setInterval(() => conversations.keep(conversation), KEEP_MS);
     await run.run(conversations.messagesBefore(conversation, message), this.#settings);
+    clearInterval(keeping);
+    // Meanwhile the question may have been changed, or the conversation deleted.
+    if (this.#runs.get(conversation) !== run) return;
     this.#runs.delete(conversation);
-    if (!run.trace.isEmpty) {
-      message.hasTrace = true;
-      await conversations.keepTrace(message, run.trace.passes);
-    }
-    if (this.#all.includes(conversation)) await this.#keep(conversation);
+    message.hasTrace = !run.trace.isEmpty;
+    if (message.hasTrace) await conversations.keepTrace(message, run.trace.passes);
+    await this.#keep(conversation);
     if (this.#open !== conversation) return;
     this.composer.setBusy(false);
     announce(message.error ? message.error.text : "The answer is complete.");
@@ -186,6 +192,7 @@ class Chat {
     const body = [h("p", {}, `“${conversations.titleOf(conversation)}” cannot be brought back.`)];
     if (!(await openDialog({ title: "Delete this conversation?", body, accept: "Delete" }))) return;
     this.#runs.get(conversation)?.stop();
+    this.#runs.delete(conversation);
     this.#all = this.#all.filter((one) => one !== conversation);
     await conversations.forget(conversation);
     if (this.#open === conversation) this.#show(this.#all[0] ?? conversations.newConversation());

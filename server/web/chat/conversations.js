@@ -20,6 +20,13 @@ export async function allConversations() {
   return found.sort((a, b) => b.updated - a.updated);
 }
 
+/** Say of answers that were on their way when the page was left that they were interrupted. */
+export function noteInterruption({ messages }) {
+  for (const message of messages) {
+    if (message.role === "assistant" && message.ms === undefined) message.finish = "interrupted";
+  }
+}
+
 /** Keep a conversation as it is now. */
 export function keep(conversation) {
   return write("conversations", conversation);

@@ -20,16 +20,15 @@ export class ApiError extends Error {
  * Call the server; asks for a key where it wants one, and tries again with it.
  *
  * @param {string} path without a slash at its beginning.
- * @param {{body?: object, signal?: AbortSignal, isQuiet?: boolean}} given a body makes it a POST;
- *   who is quiet asks nobody for a key.
+ * @param {{body?: object, signal?: AbortSignal}} given a body makes it a POST.
  * @throws {ApiError}
  */
-export async function call(path, { body, signal, isQuiet = false } = {}) {
+export async function call(path, { body, signal } = {}) {
   for (;;) {
     const response = await send(path, body, signal);
     if (response.ok) return response;
     const error = await errorOf(response);
-    if (response.status !== 401 || isQuiet || !(await askForKey(error.message))) throw error;
+    if (response.status !== 401 || !(await askForKey(error.message))) throw error;
   }
 }
 

@@ -3,7 +3,7 @@
 import { ApiError, stream } from "../lib/api.js";
 import { h } from "../lib/dom.js";
 import { TokenView } from "../tokens/token_view.js";
-import { Trace } from "../tokens/trace.js";
+import { Trace, paceOf } from "../tokens/trace.js";
 
 /** Runs one answer against the clock, and shows it. */
 export class Lane {
@@ -13,6 +13,7 @@ export class Lane {
   #room = h("div", { class: "lane-room" });
   #frame = 0;
   #tokens = null;
+  #start = null;
 
   /**
    * @param {string} title
@@ -31,16 +32,13 @@ export class Lane {
 
   /** Be as before the start. */
   reset(state) {
-    Object.assign(this, { text: "", numTokens: 0, trace: new Trace(), finish: null, ms: 0, paceMs: 0 });
-    this.#start = this.#first = null;
+    Object.assign(this, { text: "", numTokens: 0, trace: new Trace(), finish: null, ms: 0 });
+    this.#start = null;
     this.#tokens = null;
     this.#room.replaceChildren();
     this.#state.textContent = state;
     this.#drawFigures();
   }
-
-  #start = null;
-  #first = null;
 
   /**
    * Run.
@@ -69,22 +67,20 @@ export class Lane {
     }
   }
 
-  /** Tokens a second, from the first to the last. */
-  get pace() {
-    return this.numTokens > 1 && this.paceMs > 0 ? ((this.numTokens - 1) * 1000) / this.paceMs : null;
+  /** Milliseconds that the answer took: by the server's clock where it is told, else by the page's. */
+  get tookMs() {
+    return this.trace.isEmpty ? this.ms : this.trace.totals().ms;
   }
 
   #take(chunk) {
     const now = performance.now();
     const [choice] = chunk.choices;
     if (choice?.delta.content) {
-      this.#first ??= now;
       this.text += choice.delta.content;
     }
     if (choice) {
       this.finish = choice.finish_reason ?? this.finish;
       this.ms = now - this.#start;
-      this.paceMs = this.#first === null ? 0 : now - this.#first;
     }
     if (chunk.usage) this.numTokens = chunk.usage.completion_tokens;
     if (chunk.provenance) this.trace.add(chunk.provenance.passes);
@@ -113,9 +109,10 @@ export class Lane {
   #drawFigures() {
     const ms = this.#start === null ? this.ms : performance.now() - this.#start;
     this.#clock.textContent = `${(ms / 1000).toFixed(2)} s`;
-    const pace = this.pace === null ? "–" : this.pace.toFixed(0);
+    const known = this.#start === null ? paceOf(this.trace) : null;
+    const pace = known ?? (ms > 0 ? (this.numTokens * 1000) / ms : 0);
     const passes = this.trace.passes.length;
     const each = passes ? ` · ${(this.trace.tokens.length / passes).toFixed(2)} a pass` : "";
-    this.#counts.textContent = `${this.numTokens} tokens · ${pace} tokens/s${each}`;
+    this.#counts.textContent = `${this.numTokens} tokens · ${pace.toFixed(0)} tokens/s${each}`;
   }
 }

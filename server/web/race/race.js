@@ -69,7 +69,7 @@ class Race {
         field("Tokens at most", this.maxTokens),
         field("Temperature", this.temperature),
         h("div", { class: "field" }, h("label", { for: "race-seed" }, "Seed, of both"), h("div", { class: "with-button" }, this.seed, dice)),
-        field("Run", this.mode),
+        h("div", { class: "field whole-row" }, h("label", { for: "race-mode" }, "Run"), this.mode),
         this.#button,
       ),
       this.#why,

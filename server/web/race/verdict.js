@@ -7,7 +7,7 @@ import { h } from "../lib/dom.js";
  *
  * @param {import("./lane.js").Lane} plain
  * @param {import("./lane.js").Lane} drafted
- * @returns {{isIdentical: boolean, differsAt: number, speedup: number, paceSpeedup: number|null}}
+ * @returns {{isIdentical: boolean, differsAt: number, speedup: number}}
  *   `differsAt` counts characters; -1 = nowhere.
  */
 export function compare(plain, drafted) {
@@ -17,8 +17,7 @@ export function compare(plain, drafted) {
   return {
     isIdentical,
     differsAt,
-    speedup: plain.ms / drafted.ms,
-    paceSpeedup: plain.pace && drafted.pace ? drafted.pace / plain.pace : null,
+    speedup: plain.tookMs / drafted.tookMs,
   };
 }
 
@@ -44,16 +43,16 @@ function wordsOf({ isIdentical, differsAt }, plain) {
   return `They part after ${differsAt} characters, behind “…${around}”. Two tokens whose scores tie within rounding can swap: a pass over several rows rounds differently from one over a single row.`;
 }
 
-function speedOf({ speedup, paceSpeedup }, plain, drafted, isAtOnce) {
-  const word = speedup >= 1 ? "sooner" : "as fast, so slower,";
-  const whole = `The whole answer with speculation: ${seconds(drafted)} instead of ${seconds(plain)}, ${speedup.toFixed(2)} times ${word}`;
-  const pace = paceSpeedup ? `; from the first token on, ${paceSpeedup.toFixed(2)} times as many tokens a second` : "";
+function speedOf({ speedup }, plain, drafted, isAtOnce) {
+  const clock = plain.trace.isEmpty || drafted.trace.isEmpty ? "page's" : "server's";
+  const times = `By the ${clock} clock the answer took ${seconds(drafted)} with speculation and ${seconds(plain)} without`;
+  const slower = speedup < 1 ? ": this time it was slower" : "";
   const shared = isAtOnce ? " Both shared the machine, so neither time is what one alone would take." : "";
-  return `${whole}${pace}.${shared} One race on one machine is an example, not a measurement.`;
+  return `${times}${slower}.${shared} One race on one machine is an example, not a measurement.`;
 }
 
 function seconds(lane) {
-  return `${(lane.ms / 1000).toFixed(2)} s`;
+  return `${(lane.tookMs / 1000).toFixed(2)} s`;
 }
 
 function firstDifference(one, other) {

@@ -46,7 +46,7 @@ function facts(token, pass, index) {
     found.push(["Log probability", token.logprob.toFixed(3)]);
   }
   if (token.rank !== null) found.push(["Rank", String(token.rank)]);
-  const share = pass.tokens.length > 1 ? `, for ${pass.tokens.length} tokens` : "";
+  const share = pass.tokens.length > 1 ? ` for ${pass.tokens.length} tokens` : "";
   found.push(["Time of its pass", `${milliseconds(pass.ms)}${share}`]);
   found.push(["Place", `token ${index + 1}, pass ${token.pass + 1}`]);
   if (token.cut) found.push(["Left out", "the answer ended here"]);

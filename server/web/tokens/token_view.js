@@ -87,7 +87,7 @@ export class TokenView {
     const last = this.#stretches.at(-1);
     if (last && last.tokens.length < PER_STRETCH) return last;
     const element = h("span", { class: "stretch" });
-    const stretch = { element, first: this.#numShown, tokens: [], isNear: true };
+    const stretch = { element, first: this.#numShown, tokens: [], isNear: false };
     element.stretch = stretch;
     this.#stretches.push(stretch);
     this.#element.append(element);

@@ -49,6 +49,15 @@ export class Trace {
   }
 }
 
+/** Give tokens a second after the first pass, by the server's clock; null = that is not known. */
+export function paceOf(trace) {
+  const [first] = trace.passes;
+  if (!first) return null;
+  const { tokens, ms } = trace.totals();
+  const rest = tokens - first.tokens.length;
+  return rest > 0 && ms > first.ms ? (rest * 1000) / (ms - first.ms) : null;
+}
+
 /** Give the name of a token's shade: `target`, `grammar`, or who drafted it. */
 export function shadeOf(token) {
   if (token.origin === "grammar") return "grammar";
