@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import statistics
 import sys
 import tempfile
@@ -30,7 +31,6 @@ from playwright.sync_api import sync_playwright
 
 from tests.server_process import RunningServer, running_server
 
-CHROMIUM = "/usr/bin/chromium"
 CALLERS = 4
 WARM_UP_S = 5
 _PROMPT = "Tell me a story about a dog and a ball."
@@ -130,7 +130,7 @@ def boards(browser: Any, url: str, num_tabs: int) -> Iterator[None]:
             page = browser.new_context().new_page()
             stack.callback(page.context.close)
             page.goto(f"{url}/#/board")
-            page.wait_for_selector(".board-status[data-state=live]")
+            page.wait_for_selector(".board-status[data-state=live]", timeout=120_000)
         yield
 
 
@@ -167,6 +167,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=15, help="of each round")
     parser.add_argument("--tabs", type=int, default=5, help="boards in sight")
+    parser.add_argument("--browser", default=shutil.which("chromium"), help="its program")
     options = parser.parse_args(words)
     cores = sorted(os.sched_getaffinity(0))
     # Children keep the cores that they begin with: browser and callers get others than the server.
@@ -176,7 +177,9 @@ def main(words: list[str]) -> None:
     with running_server(["--threads", "1"], log) as server:
         os.sched_setaffinity(0, others)
         with sync_playwright() as playwright, load(server.url):
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            browser = playwright.chromium.launch(
+                executable_path=options.browser, args=["--no-sandbox"]
+            )
             time.sleep(WARM_UP_S)
             report = table(measure(Subject(server), browser, options))
             browser.close()

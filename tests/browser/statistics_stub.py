@@ -71,6 +71,7 @@ class StatisticsStub:
         key: that `/statistics` wants; None = nobody needs one.
         is_down: whether it answers 503.
         history: what a new connection hears first.
+        totals: of every event.
         num_connections: how many were opened.
     """
 
@@ -79,6 +80,7 @@ class StatisticsStub:
         self.key: str | None = None
         self.is_down = False
         self.history: list[dict[str, Any]] = []
+        self.totals: dict[str, float] = {}
         self.num_connections = 0
         self._loop = loop
         self._listeners: set[asyncio.Queue[list[dict[str, Any]] | None]] = set()
@@ -118,7 +120,9 @@ class StatisticsStub:
         try:
             yield _event("history", {"interval_s": 1.0, "samples": self.history})
             while (samples := await listener.get()) is not None:
-                yield "".join(_event("statistics", {**each, "totals": {}}) for each in samples)
+                yield "".join(
+                    _event("statistics", {**each, "totals": self.totals}) for each in samples
+                )
         finally:
             self._listeners.discard(listener)
 

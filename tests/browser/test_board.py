@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from tests.browser.statistics_stub import StatisticsStub, sample, statistics_stub
+from tests.browser.test_page import AXE, findings, needs_axe
 from tests.server_process import wait_for
 
 playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect
 
-PHONE = {"width": 390, "height": 844}
 BUSY: dict[str, Any] = {
     "tokens_per_second": 12345.6,
     "prompt_tokens_per_second": 20.0,
@@ -192,6 +192,27 @@ def test_a_lost_connection_is_told_and_regained(board: Any, stub: StatisticsStub
     expect(values(board, "requests")).to_have_text("running3waiting2")
 
 
+def test_drafts_of_the_time_without_a_connection_are_not_lost(
+    board: Any, stub: StatisticsStub
+) -> None:
+    stub.send(sample(1, **BUSY))
+    rows = board.locator(".board-bars tbody tr")
+    expect(rows).to_have_text(["1648080.0%", "2104025.0%", "draft model709077.8%"])
+    stub.drop()
+    for name, label, proposed, accepted in (
+        ("num_{}_tokens_per_pos", 'position="0"', 10, 6),
+        ("drafter_{}_tokens", 'drafter="ngram"', 10, 6),
+    ):
+        for kind, number in (("draft", proposed), ("accepted", accepted)):
+            stub.totals[f"outdraft:spec_decode_{name.format(kind)}_total{{{label}}}"] = number
+    board.clock.fast_forward(20_000)
+    wait_for(lambda: stub.num_listeners == 1, 30, "the board has not come back")
+    stub.send(sample(20))
+    expect(rows).to_have_text(
+        ["1709077.8%", "2104025.0%", "draft model709077.8%", "n-gram61060.0%"]
+    )
+
+
 def test_a_silent_server_is_a_lost_one(board: Any, stub: StatisticsStub) -> None:
     board.clock.fast_forward(16_000)
     expect(status(board)).to_have_text(re.compile("the server has fallen silent"))
@@ -224,6 +245,7 @@ def test_a_board_that_nobody_sees_rests_and_catches_up(
             hide(board, is_away)
         else:
             board.goto(f"{stub.url}/#/{'chat' if is_away else 'board'}")
+            board.locator(".chat-view > *").first.wait_for(state="attached")
 
     look(is_away=True)
     stub.send(sample(1))
@@ -276,6 +298,7 @@ def seen(page: Any) -> int:
 
 def test_taking_the_board_away_ends_its_connection(page: Any, stub: StatisticsStub) -> None:
     page.goto(f"{stub.url}/#/chat")
+    page.locator(".chat-view > *").first.wait_for(state="attached")
     page.evaluate(
         """async () => {
           const { mountBoard } = await import("/web/board/board.js");
@@ -306,13 +329,17 @@ def test_nothing_is_cut_or_overflows(page: Any, stub: StatisticsStub, width: int
     assert page.locator(".board-numbers").evaluate(right) <= width
 
 
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(page: Any, stub: StatisticsStub, scheme: str) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     page.emulate_media(color_scheme=scheme)
     open_board(page, stub)
     stub.send(sample(1, **BUSY, price_per_hour=2.0, cost_per_million_tokens=4.5))
     expect(values(page, "requests")).to_have_text("running3waiting2")
     page.get_by_text("All values as a table").click()
-    found = axe.run(page).response["violations"]
-    assert [rule for rule in found if rule["impact"] in {"serious", "critical"}] == []
+    page.evaluate(AXE.read_text(encoding="utf-8"))
+    assert not findings(page)
+    stub.key = "sk-admin"
+    stub.drop()
+    page.get_by_label("Admin key").wait_for()
+    assert not findings(page)

@@ -102,7 +102,8 @@ def test_numbers_are_those_of_metrics(page: Any, server: RunningServer) -> None:
     drafters = counted(
         found, f"{_AHEAD}drafter_accepted_tokens_total", f"{_AHEAD}drafter_draft_tokens_total"
     )
-    assert positions and drafters
+    assert positions
+    assert drafters
     wait_for(lambda: rows(page, "Acceptance by position") == positions, 30, str(positions))
     wait_for(lambda: rows(page, "Acceptance by drafter") == drafters, 30, str(drafters))
 

@@ -5,6 +5,8 @@ import { setText } from "./drawing.js";
 import { count, written, UNITS } from "./units.js";
 
 const COLUMNS = ["Accepted", "Proposed", "Share"];
+// Shares of fewer tokens say little, and their bars look so.
+const RARE = 30;
 const DRAFTERS = {
   draft_model: "draft model",
   ngram: "n-gram",
@@ -83,6 +85,7 @@ class BarRow {
 
   draw({ proposed, accepted }) {
     const share = accepted / proposed;
+    this.#bar.classList.toggle("is-rare", proposed < RARE);
     this.#bar.style.setProperty("inline-size", `${(share * 100).toFixed(1)}%`);
     const texts = [count(accepted), count(proposed), written(share, UNITS.share)];
     this.#cells.forEach((cell, place) => setText(cell, texts[place]));

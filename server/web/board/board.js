@@ -124,7 +124,7 @@ class Board {
     this.#cursor.follow(span);
     this.#status.showSample(history.last);
     this.#cost.element.hidden = history.last.price_per_hour === null;
-    for (const panel of this.#panels) panel.draw(shown, span, this.#looked(), this.samples.totals);
+    for (const panel of this.#panels) panel.draw(shown, span, this.#looked(), this.samples.totals ?? {});
     this.#acceptance.draw(shown);
     this.#table.draw(shown);
     this.#writeMoment();

@@ -85,7 +85,7 @@ function across(time, frame) {
 }
 
 function up(value, frame) {
-  return Math.round((1 - value / frame.top) * HEIGHT * 10) / 10;
+  return Math.round((1 - Math.min(value / frame.top, 1)) * HEIGHT * 10) / 10;
 }
 
 function minutesPath({ from, to }) {

@@ -9,6 +9,8 @@ import { UNITS } from "./units.js";
  * @property {import("./units.js").Unit} unit
  * @property {{name: string, style: string, read: (sample) => ?number}[]} lines
  * @property {number} [top] the value at the top of the scale; by default what fits
+ * @property {boolean} [isSpiky] whether the scale fits what is usual, so that one value that is far
+ *   off leaves the others legible
  * @property {string} [total] a counter of `/metrics` whose count is written beside the range
  * @property {string} [silent] what is said where no sample has a value
  */
@@ -66,6 +68,8 @@ export const MEASURES = [
 /** @type {Measure} shown where the server has a price */
 export const COST = {
   ...single("cost_per_million_tokens", "Cost, in the price's currency", UNITS.perMillion),
+  // A second with one token costs as much as one with a thousand.
+  isSpiky: true,
   silent: "no tokens yet",
 };
 

@@ -5,6 +5,8 @@ import { setAttribute, setText } from "./drawing.js";
 import { LineChart, roundTop } from "./line_chart.js";
 import { atScale, clock, count, range, written } from "./units.js";
 
+const USUAL_SHARE = 0.9;
+
 export class Panel {
   #chart;
   #values;
@@ -40,8 +42,10 @@ export class Panel {
    * @param {Record<string, number>} totals as `/metrics` has them
    */
   draw(samples, span, looked, totals) {
-    const [low, high] = rangeOf(samples, this.reads);
-    const top = this.measure.top ?? roundTop(high);
+    const values = valuesOf(samples, this.reads);
+    const [low, high] = [values[0] ?? null, values.at(-1) ?? null];
+    const usual = values[Math.floor(values.length * USUAL_SHARE)] ?? null;
+    const top = this.measure.top ?? roundTop(this.measure.isSpiky ? usual : high);
     this.#frame = { ...span, top };
     this.#last = samples.at(-1) ?? null;
     this.#chart.draw(samples, this.reads, this.#frame);
@@ -105,17 +109,10 @@ function valueOf(line, isOneOfSeveral) {
   return { element: h("span", { class: "board-value" }, ...name, figure, unit), figure, unit };
 }
 
-function rangeOf(samples, reads) {
-  let [low, high] = [null, null];
-  for (const sample of samples) {
-    for (const read of reads) {
-      const value = read(sample);
-      if (value === null) continue;
-      if (low === null || value < low) low = value;
-      if (high === null || value > high) high = value;
-    }
-  }
-  return [low, high];
+/** All values, the lowest first. */
+function valuesOf(samples, reads) {
+  const values = samples.flatMap((sample) => reads.map((read) => read(sample)));
+  return values.filter((value) => value !== null).sort((a, b) => a - b);
 }
 
 function rangeText(low, high, measure) {

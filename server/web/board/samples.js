@@ -1,6 +1,7 @@
 // The samples of the board: what the server sends, and what follows from it.
 
 import { History } from "./history.js";
+import { missedDrafts } from "./missed.js";
 
 export const LONGEST_SPAN_SECONDS = 600;
 export const INTERVAL_SECONDS = 1;
@@ -9,8 +10,8 @@ const CAPACITY = (2 * LONGEST_SPAN_SECONDS) / INTERVAL_SECONDS;
 
 export class Samples {
   history = new History(CAPACITY);
-  /** Counters and gauges as `/metrics` has them, of the last event. */
-  totals = {};
+  /** Counters and gauges as `/metrics` has them, of the last event; null before the first. */
+  totals = null;
   #isFirst = true;
 
   /** Take an event in; says whether there is something new. */
@@ -28,11 +29,16 @@ export class Samples {
   }
 
   #takeStatistics({ totals, ...sample }) {
-    this.totals = totals;
-    // Nothing was there to compare the first look with: a gap, and not a zero.
-    const unknown = { tokens_per_second: null, prompt_tokens_per_second: null, preemptions: 0 };
-    this.#push(this.#isFirst ? { ...sample, ...unknown } : sample);
+    this.#push(this.#isFirst ? { ...sample, ...this.#beforeFirst(totals) } : sample);
     this.#isFirst = false;
+    this.totals = totals;
+  }
+
+  // Nothing was there to compare the server's first look with: a gap, and not a zero. What this
+  // board saw before it, it can count from.
+  #beforeFirst(totals) {
+    const missed = this.totals && missedDrafts(this.totals, totals);
+    return { ...missed, tokens_per_second: null, prompt_tokens_per_second: null };
   }
 
   #push(sample) {
