@@ -175,7 +175,7 @@ def test_everything_that_is_loaded_is_light(at: Watched) -> None:
 def test_a_file_that_is_known_is_not_sent_again(at: Watched) -> None:
     page = at.open()
     responses: list[Any] = []
-    page.on("response", responses.append)
+    page.on("response", lambda response: responses.append(response))
     page.reload()
     page.wait_for_selector("#composer")
     again = [one for one in responses if "/web/" in one.url]
