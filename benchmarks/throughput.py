@@ -29,6 +29,7 @@ from engine.config_flags import add_config_flags, config_from_args
 from engine.errors import ConfigError
 from engine.llm import LLM, RunStats
 from engine.model_pair import resolve_device
+from engine.prompts import PromptTokenizer
 from engine.sampling_params import SamplingParams
 
 _MAX_TOKENS = 64
@@ -131,7 +132,7 @@ def _requests(
     token_ids, params = [], []
     for number in range(args.requests):
         ask = prompts.asks[number % len(prompts.asks)]
-        token_ids.append(_token_ids(llm, ask))
+        token_ids.append(token_ids_of(llm.prompt_tokenizer, ask))
         params.append(
             SamplingParams(
                 temperature=args.temperature,
@@ -143,8 +144,9 @@ def _requests(
     return token_ids, params
 
 
-def _token_ids(llm: LLM, ask: Ask) -> list[int]:
-    tokenizer, prompt = llm.prompt_tokenizer, ask.prompt
+def token_ids_of(tokenizer: PromptTokenizer, ask: Ask) -> list[int]:
+    """Give the tokens of a prompt; a made-up one has exactly its length."""
+    prompt = ask.prompt
     if isinstance(prompt, str):
         if ask.num_words is not None:
             ids = tokenizer.encode(prompt)

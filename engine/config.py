@@ -6,6 +6,7 @@ documentation are derived from these fields (`engine/config_files.py`, `server/c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -127,12 +128,21 @@ class SchedulerConfig:
         f"step would hold up answers for too long, {STEP_TOKENS} elsewhere",
     )
     priority_ageing_s: float = option(30.0, "seconds of waiting that are worth one priority level")
+    background_slowdown: float = option(
+        0.1,
+        "share by which background work may lengthen a step with other requests in it; 0 = it runs "
+        "only while there are none",
+    )
 
     def __post_init__(self) -> None:
         _at_least("max_num_seqs", self.max_num_seqs, 1)
         _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
         if self.priority_ageing_s <= 0.0:
             raise ConfigError(f"priority_ageing_s: {self.priority_ageing_s} must exceed 0.")
+        if not 0.0 <= self.background_slowdown < math.inf:
+            raise ConfigError(
+                f"background_slowdown: {self.background_slowdown} is no share from 0 upwards."
+            )
 
     @property
     def step_tokens(self) -> int:

@@ -114,10 +114,13 @@ class EngineCore:
             max_model_len=self.max_model_len,
             draft_max_len=self._speculation.draft_max_len,
             on_start=lambda request_ids: self.on_step(request_ids),
+            can_join=self._loop.can_join if self._loop is not None else lambda _request: True,
         )
+        if (costs := self._speculation.costs) is not None:
+            self.scheduler.background.expect(lambda count: costs.target_pass(count, count, 1.0))
         self._stats = EngineStats()
         self._ledger = StepLedger(self._stats)
-        self._warnings = warn_of_drafts(config, models, self.max_model_len, self._speculation.costs)
+        self._warnings = warn_of_drafts(config, models, self.max_model_len, costs)
         logger.info("core_made %s", clock)
 
     @property
@@ -205,7 +208,9 @@ class EngineCore:
             return self._shed(error)
         # What is booked cannot be taken back, so whatever is raised from here on ends the engine.
         deltas = self._update(scheduled, output)
+        self.scheduler.background.observe(scheduled, output, clock.seconds)
         self._ledger.book(scheduled, output, deltas, clock, self._speculation.take_planning())
+        self._speculation.observe_host(scheduled, output, clock.overhead_seconds)
         return deltas
 
     def _launch(self, scheduled: SchedulerOutput) -> Iteration | None:
@@ -218,7 +223,7 @@ class EngineCore:
     def _collect(self, ahead: Iteration, clock: StepClock) -> ModelOutput:
         """Give what came of a step that was launched, after launching the one behind it."""
         assert self._loop is not None, "only a loop launches"
-        following = self.scheduler.schedule_ahead(ahead.scheduled, self._loop.can_join)
+        following = self.scheduler.schedule_ahead(ahead.scheduled)
         self._under_way = None if following is None else self._loop.launch(following)
         output = self._loop.collect(ahead)
         clock.take(*self._loop.seconds(ahead))
@@ -235,7 +240,9 @@ class EngineCore:
         if self._loop is not None:
             self._loop.evict(list(self.scheduler.requests))
         self.scheduler.shed(OUT_OF_MEMORY, was_ahead=was_ahead)
-        return self._update(SchedulerOutput(), ModelOutput([]))
+        deltas = self._update(SchedulerOutput(), ModelOutput([]))
+        self._ledger.forget(delta.request_id for delta in deltas)
+        return deltas
 
     def warm_up(self) -> None:
         """Run a request of our own to its end, so that whoever is told of us finds us working.
@@ -277,6 +284,10 @@ class EngineCore:
         stats.warnings = self._speculation.warnings
         stats.num_running = self.scheduler.num_running
         stats.num_waiting = self.scheduler.num_waiting + len(self._grammar_queue)
+        background = self.scheduler.count_background()
+        stats.num_background_running, stats.num_background_paused = background
+        stats.num_background_waiting = self.scheduler.background.num_requests - sum(background)
+        stats.num_background_waiting += self._grammar_queue.num_background
         stats.num_preemptions = self.scheduler.num_preemptions
         stats.num_shed_steps = self.scheduler.limit.num_shed
         stats.drafter_failures = self._speculation.drafter_failures

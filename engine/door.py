@@ -68,6 +68,7 @@ def make_requests(
     cache_salt: str = "",
     external_id: str = "",
     wants_provenance: bool = False,
+    is_background: bool = False,
 ) -> list[Request]:
     """Check one prompt against the model's limits and make one request per choice.
 
@@ -83,7 +84,7 @@ def make_requests(
         info: the limits of the model that is served.
         priority: lower is served first.
         cache_salt: requests with different salts share no cached prefix.
-        external_id, wants_provenance: see `Request`.
+        external_id, wants_provenance, is_background: see `Request`.
 
     Raises:
         ContextLengthExceededError: the prompt, or prompt and answer, exceed the context.
@@ -112,6 +113,7 @@ def make_requests(
             cache_salt=cache_salt,
             external_id=external_id,
             wants_provenance=wants_provenance,
+            is_background=is_background,
         )
         for choice_index in range(params.n)
     ]

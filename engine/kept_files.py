@@ -1,4 +1,4 @@
-"""What is measured once per machine and kept on disk, as JSON in the user's cache folder.
+"""What is measured once per machine and kept on disk, as JSON in our part of the user's caches.
 
 It refuses to know what is kept; whoever keeps it names it so that another model, device or version
 has another name.
@@ -17,6 +17,12 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 
+def cache_folder() -> Path:
+    """Give our folder among those of the user's caches; it need not be there."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "outdraft"
+
+
 class KeptFile:
     """One file of the cache folder.
 
@@ -30,8 +36,7 @@ class KeptFile:
 
     def __init__(self, kind: str, origin: Iterable[str]) -> None:
         key = hashlib.blake2b("|".join(origin).encode(), digest_size=10).hexdigest()
-        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        self.path = Path(base) / "outdraft" / f"{kind}-{key}.json"
+        self.path = cache_folder() / f"{kind}-{key}.json"
 
     def read(self) -> Any:
         """Give what was kept; None if there is nothing, or nothing that can be read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from engine.request import DraftCounts, SpeculationStats
 
@@ -46,6 +46,9 @@ class EngineStats:
     Attributes:
         num_running: requests that hold blocks.
         num_waiting: requests in the queue.
+        num_background_running: of those that hold blocks, background work in the last step.
+        num_background_paused: of those that hold blocks, background work that was not in it.
+        num_background_waiting: of those in the queue, background work.
         kv_cache_usage: share of KV cache blocks in use, 0 to 1.
         num_steps: steps that ran the target.
         step_requests: how many requests each of them computed.
@@ -73,6 +76,9 @@ class EngineStats:
 
     num_running: int = 0
     num_waiting: int = 0
+    num_background_running: int = 0
+    num_background_paused: int = 0
+    num_background_waiting: int = 0
     kv_cache_usage: float = 0.0
     num_steps: int = 0
     step_requests: Distribution = field(default_factory=lambda: Distribution([0] * 12))
@@ -93,6 +99,18 @@ class EngineStats:
     num_graphs: int = 0
     graph_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
+
+    def at_rest(self) -> EngineStats:
+        """Give what has been counted, of an engine that holds no requests any more."""
+        return replace(
+            self,
+            num_running=0,
+            num_waiting=0,
+            num_background_running=0,
+            num_background_paused=0,
+            num_background_waiting=0,
+            kv_cache_usage=0.0,
+        )
 
     @property
     def by_drafter(self) -> dict[str, DraftCounts]:

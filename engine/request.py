@@ -213,6 +213,7 @@ class Request:
         cache_salt: requests with different salts share no cached blocks.
         external_id: what the caller knows it by, for logs; need not be unique.
         wants_provenance: whether its deltas say where their tokens come from.
+        is_background: whether it yields to every other that does not, whatever their priorities.
         token_ids: prompt and answer so far.
         num_computed_tokens: leading tokens whose target keys and values are in the cache.
         num_draft_computed_tokens: the same for the draft; it may lag behind.
@@ -234,6 +235,7 @@ class Request:
     cache_salt: str = ""
     external_id: str = ""
     wants_provenance: bool = False
+    is_background: bool = False
     status: RequestStatus = RequestStatus.WAITING
     token_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0

@@ -2,23 +2,26 @@
 
 Running requests come first: one known token for everyone that decodes, then drafts, then the
 prompts that are under way; waiting requests get the rest in service order. All of it draws on
-one token budget and one block pool. It never sees the models: `EngineCore` carries its output
-to the runner and the outcome back.
+one token budget and one block pool. Background work has its turn behind everybody else; whoever
+of it gets no part of a step pauses, and keeps its blocks until they are needed. It never sees the
+models: `EngineCore` carries its output to the runner and the outcome back.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection
-from itertools import islice
+from itertools import takewhile
 
+from engine.background_work import BackgroundWork
 from engine.config import SchedulerConfig
-from engine.draft_planner import DraftPlan, DraftPlanner, DraftRoom
+from engine.draft_planner import DraftPlanner
 from engine.errors import InvalidRequestError
 from engine.kv_cache.manager import KVCacheManager
 from engine.outbox import Outbox, take_prompt_logprobs
 from engine.request import FinishReason, Request, RequestDelta, RequestStatus
 from engine.step import ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
+from engine.step_drafts import StepDrafts
 from engine.step_in_making import StepInMaking
 from engine.step_limit import StepLimit
 from engine.waiting_queue import RequestQueue, ServiceOrder
@@ -40,10 +43,12 @@ class Scheduler:
         draft_max_len: tokens that the draft can hold per request; None = no limit.
         clock: seconds, monotonic; stamps requests that carry no arrival time, and their start.
         on_start: hears who is computed by each step that begins, and by one that still runs.
+        can_join: whether a request can be computed in a step that is planned ahead.
 
     Attributes:
         requests: those that have not ended, by id.
         limit: see `StepLimit`.
+        background: see `BackgroundWork`.
         num_preemptions: how often a request lost its blocks, over all requests.
     """
 
@@ -58,18 +63,24 @@ class Scheduler:
         draft_max_len: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         on_start: Callable[[set[str]], None] | None = None,
+        can_join: Callable[[Request], bool] = lambda _request: True,
     ) -> None:
         self.config = config
         self.kv = kv
         self.limit = StepLimit(config.step_tokens)
+        self.background = BackgroundWork(config.background_slowdown, config.max_num_seqs, clock)
         self.requests: dict[str, Request] = {}
         self.num_preemptions = 0
-        self._planner = planner
-        self._draft_follows = draft_follows
         self._max_model_len = max_model_len
-        self._draft_max_len = max_model_len if draft_max_len is None else draft_max_len
+        self._drafts = StepDrafts(
+            planner,
+            kv,
+            follows=draft_follows,
+            max_len=max_model_len if draft_max_len is None else draft_max_len,
+        )
         self._clock = clock
         self._on_start = on_start
+        self._can_join = can_join
         self._last_step = SchedulerOutput()
         self._order = ServiceOrder(config.priority_ageing_s)
         self._waiting = RequestQueue(self._order)
@@ -91,6 +102,12 @@ class Scheduler:
         """Requests that do not."""
         return len(self._waiting)
 
+    def count_background(self) -> tuple[int, int]:
+        """Count background work that holds blocks: what the last step computed, and what pauses."""
+        computed = {share.request.request_id for share in self._last_step.scheduled}
+        holding = [r.request_id in computed for r in self._running if r.is_background]
+        return sum(holding), len(holding) - sum(holding)
+
     def add(self, request: Request) -> None:
         """Take a request in; one that can never be served ends with the next `update`.
 
@@ -106,6 +123,7 @@ class Scheduler:
         request.max_total_tokens = min(request.max_total_tokens, self._max_model_len)
         self.requests[request.request_id] = request
         self._order.enter(request)
+        self.background.enter(request)
         self._waiting.add(request)
         is_complete = request.num_tokens >= request.max_total_tokens
         if is_complete and not request.lacks_prompt_logprobs:
@@ -130,17 +148,17 @@ class Scheduler:
         """Choose what the next step computes, now that nothing is under way."""
         for request in self._running:
             request.num_in_flight_tokens = 0
-        step = StepInMaking(self.limit.num_tokens, draft_rests=self._draft_rests)
-        self._decode_running(step)
-        self._draft_running(step)
-        step.draft_rests = self._draft_rests
-        self._prefill_running(step)
-        self._admit_waiting(step)
+        step = self._new_step()
+        for turn in self.background.turns():
+            self.background.begin_turn(step, turn)
+            self._decode_running(step)
+            self._draft_running(step)
+            step.draft_rests = self._drafts.rest
+            self._prefill_running(step)
+            self._admit_waiting(step)
         return self._start(step)
 
-    def schedule_ahead(
-        self, under_way: SchedulerOutput, can_join: Callable[[Request], bool]
-    ) -> SchedulerOutput | None:
+    def schedule_ahead(self, under_way: SchedulerOutput) -> SchedulerOutput | None:
         """Choose what follows upon a step of which no outcome is known yet.
 
         Every request that goes on for certain is given its next token, wherever that will be, and
@@ -148,53 +166,99 @@ class Scheduler:
 
         Args:
             under_way: that step.
-            can_join: whether a waiting request can be computed in such a step.
 
         Returns:
             Another such step; None where the outcome has to be known first: blocks are short, or
-            drafts depend on it.
+            drafts depend on it, or it is the turn of somebody who cannot be in such a step.
         """
-        has_seats = self.num_running < self.config.max_num_seqs
-        newcomers = islice(self._waiting, self.config.max_num_seqs) if has_seats else ()
-        if self._outbox or self.limit.is_tight or not all(map(can_join, newcomers)):
+        if self._outbox or self.limit.is_tight:
             return None
-        step = StepInMaking(self.limit.num_tokens, draft_rests=self._draft_rests)
+        step = self._new_step()
         before = {share.request.request_id: share for share in under_way.scheduled}
-        if not self._decode_ahead(step, before) or not self._draft_ahead(step, before):
-            return None
-        self._prefill_ahead(step, before)
-        self._admit_waiting(step, may_preempt=False)
+        for turn in self.background.turns():
+            self.background.begin_turn(step, turn)
+            if (
+                not self._can_all_join(step, before)
+                or not self._decode_ahead(step, before)
+                or not self._draft_ahead(step, before)
+            ):
+                return None
+            step.draft_rests = self._drafts.rest
+            self._prefill_ahead(step, before)
+            if not self._admit_waiting(step, may_preempt=False):
+                return None
         return self._start(step, before) if step.shares else None
+
+    def _new_step(self) -> StepInMaking:
+        return StepInMaking(
+            self.limit.num_tokens, self.config.max_num_seqs, draft_rests=self._drafts.rest
+        )
+
+    def _running_of(self, step: StepInMaking) -> list[Request]:
+        """Give the running requests whose turn it is."""
+        return [r for r in self._running if self._is_turn_of(r, step)]
+
+    def _newcomers_of(self, step: StepInMaking) -> list[Request]:
+        """Give the waiting requests whose turn it is, those in front."""
+        # Those who wait for a prefix may be many; looking past two batches of them buys nothing.
+        waiting = self._waiting.first(2 * self.config.max_num_seqs)
+        # Background work does not overtake whoever still waits.
+        mine = takewhile(lambda r: r.is_background is step.is_for_background, waiting)
+        return [request for request in mine if self._is_turn_of(request, step)]
+
+    def _is_turn_of(self, request: Request, step: StepInMaking) -> bool:
+        if request.is_background is not step.is_for_background:
+            return False
+        # Guests who would force others to wait for the outcome of each step stay away.
+        if not step.is_for_guests or self._can_join(request):
+            return True
+        given = [share.request for share in step.shares.values()]
+        return not all(self._can_join(other) for other in given if not other.is_background)
+
+    def _can_all_join(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
+        """Whether nobody's turn comes who needs to know the outcome of each step."""
+        entering = [r for r in self._running_of(step) if r.request_id not in before]
+        if self._num_free_seats(step):
+            entering += self._newcomers_of(step)
+        return all(map(self._can_join, entering))
 
     def _decode_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Give those their next token who will have one; False where blocks are short."""
-        for request in self._running:
+        for request in self._running_of(step):
             share = before.get(request.request_id)
             if share is None:
                 is_decoding = request.num_tokens_left == 1
             elif share.samples:
                 is_decoding = True
-            elif self._draft_follows and (share.draft_rests or not share.is_draft_current):
-                return False
+            elif step.is_for_guests or self._goes_on(share):
+                continue
             else:
-                continue  # its prompt goes on
+                return False
             num_tokens = request.num_tokens + request.num_in_flight_tokens
             if not is_decoding or num_tokens >= request.max_total_tokens:
                 continue  # it may have ended
-            if step.budget == 0 or not self.kv.allocate_slots(request, num_tokens):
+            if step.is_for_background and step.is_full:
+                break
+            if not step.is_full and self.kv.allocate_slots(request, num_tokens):
+                self._give(request, step, 0, is_ahead=True)
+            elif not step.is_for_guests:
                 return False
-            self._give(request, step, 0, is_ahead=True)
         return True
+
+    def _goes_on(self, share: ScheduledRequest) -> bool:
+        """Whether more of a prompt can be computed right behind a part of it."""
+        is_settled = share.is_draft_current and not share.draft_rests
+        return not share.samples and (is_settled or not self._drafts.follows)
 
     def _prefill_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> None:
         """Go on with prompts, behind the part of them that is under way."""
-        for request in self._running:
+        for request in self._running_of(step):
             share = before.get(request.request_id)
-            if step.budget == 0 or request.request_id in step.shares:
+            if step.is_full or request.request_id in step.shares:
                 continue
             if share is None and request.num_tokens_left > 1:
                 self._prefill(request, step)
-            elif share is not None and not share.samples:
+            elif share is not None and self._goes_on(share):
                 self._give(request, step, 0, share.start + share.num_tokens)
 
     def update(self, output: SchedulerOutput, model_output: ModelOutput) -> list[RequestDelta]:
@@ -216,8 +280,9 @@ class Scheduler:
         """Make the next step smaller, as the last one did not fit into memory.
 
         Nothing of that step is booked, so all of it is computed again. The request with the most
-        tokens loses its blocks, unless it was alone; one that does not fit alone, token by token
-        and without drafts, ends with an error (unless a step in front of it was still running).
+        tokens, of background work if there is any, loses its blocks, unless it was alone; one that
+        does not fit alone, token by token and without drafts, ends with an error (unless a step in
+        front of it was still running).
         """
         for request in self.requests.values():
             request.num_in_flight_tokens = 0
@@ -225,7 +290,8 @@ class Scheduler:
         step, self._last_step = StepInMaking(0), SchedulerOutput()
         if not shares:
             return
-        largest = max(shares, key=lambda share: share.request.num_tokens).request
+        by_size = [(share.request.is_background, share.request.num_tokens) for share in shares]
+        largest = shares[by_size.index(max(by_size))].request
         num_tokens = SchedulerOutput(shares).num_tokens
         if num_tokens == 1 and not was_ahead:
             self.fail(largest, error)
@@ -242,105 +308,53 @@ class Scheduler:
         return output
 
     def _decode_running(self, step: StepInMaking) -> None:
-        for request in self._running:
+        for request in self._running_of(step):
             # Somebody before it may have taken its blocks a moment ago.
             is_decoding = request.status is RequestStatus.RUNNING and request.num_tokens_left == 1
-            if is_decoding and step.budget > 0 and self._make_room(request, step):
+            if is_decoding and not step.is_full and self._make_room(request, step):
                 self._give(request, step, num_catch_up_tokens=0)
 
-    @property
-    def _draft_rests(self) -> bool:
-        return self._draft_follows and self._planner is not None and self._planner.draft_rests
-
     def _draft_running(self, step: StepInMaking) -> None:
-        if self._planner is None or not self._planner.wakes():
-            return
-        # A prompt that can be computed now comes before any draft.
-        budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
-        rooms = [self._draft_room(share.request) for share in step.shares.values()]
-        if budget <= 0 or not rooms:
-            return
-        for room, plan in zip(rooms, self._planner.plan(rooms), strict=True):
-            if plan.num_tokens and budget > 0:
-                budget -= self._draft(step, step.shares[room.request.request_id], plan, budget)
+        if step.shares and not step.is_for_guests and self._drafts.wake():
+            # A prompt that can be computed now comes before any draft.
+            budget = step.budget - self._num_prompt_tokens_wanted(step)
+            self._drafts.draft(step, budget)
 
     def _draft_ahead(self, step: StepInMaking, before: dict[str, ScheduledRequest]) -> bool:
         """Draft for a step that is planned ahead; False where that cannot be done yet."""
-        planner = self._planner
-        if planner is None:
+        if step.is_for_guests:
             return True
-        shares = list(step.shares.values())
-        requests = [share.request for share in shares]
-        if not planner.plans_ahead(requests):
+        if not self._drafts.can_plan_ahead([share.request for share in step.shares.values()]):
             return False
-        if not shares:
+        if not step.shares:
             return True
-        budget = step.budget - self._num_prompt_tokens_wanted(step.budget)
-        if budget <= 0 or not planner.wakes():
+        budget = step.budget - self._num_prompt_tokens_wanted(step)
+        if budget <= 0 or not self._drafts.wake():
             return True
-        rooms = [self._draft_room(request) for request in requests]
-        for share, plan in zip(shares, planner.plan(rooms), strict=True):
-            assert plan.known is None, "who knows tokens does not plan ahead"
-            num_drafts = min(plan.num_model_tokens, budget)
-            if not num_drafts:
-                continue
-            request = share.request
-            most = request.num_tokens + request.num_in_flight_tokens + num_drafts
-            if self._lag_after(before.get(request.request_id), request) > 1 or (
-                not self.kv.allocate_slots(request, most)
-            ):
-                return False
-            share.draft_rests = False
-            share.num_draft_tokens = step.take(num_drafts)
-            share.block_ids = self.kv.block_ids(request)
-            budget -= num_drafts
-        return True
-
-    def _lag_after(self, share: ScheduledRequest | None, request: Request) -> int:
-        """Give the draft's lag behind a share: one at most where it drafted or followed."""
-        lag = self._draft_lag(request)
-        if share is None or not self._draft_follows:
-            return lag
-        is_followed = share.num_tokens > 1 and share.is_draft_current and not share.draft_rests
-        if share.num_draft_tokens or is_followed:
-            return 1
-        return lag - share.num_catch_up_tokens + share.num_tokens
-
-    def _draft(
-        self, step: StepInMaking, share: ScheduledRequest, plan: DraftPlan, budget: int
-    ) -> int:
-        """Schedule what was planned as far as the budget goes; returns the tokens given out."""
-        request = share.request
-        # Blocks first: with none to spare there is no draft, and so no reason to catch up.
-        if not self.kv.allocate_slots(request, request.num_tokens + plan.num_tokens):
-            return 0
-        if plan.known is None:
-            share.draft_rests = False
-            share.num_catch_up_tokens = step.take(min(self._draft_lag(request), budget))
-            budget -= share.num_catch_up_tokens
-            if share.num_catch_up_tokens < self._draft_lag(request):
-                return share.num_catch_up_tokens
-        share.known_draft = plan.known
-        share.num_draft_tokens = step.take(min(plan.num_tokens, budget))
-        share.block_ids = self.kv.block_ids(request)
-        return share.num_catch_up_tokens + share.num_draft_tokens
+        return self._drafts.draft_ahead(step, before, budget)
 
     def _prefill_running(self, step: StepInMaking) -> None:
-        for request in self._running:
-            if step.budget > 0 and request.num_tokens_left > 1:
+        for request in self._running_of(step):
+            if not step.is_full and request.num_tokens_left > 1:
                 self._prefill(request, step)
 
-    def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> None:
-        # Those who wait for a prefix may be many; looking past two batches of them buys nothing.
-        for request in islice(self._waiting, 2 * self.config.max_num_seqs):
-            # Blocks that somebody lost in this step are not for newcomers.
-            if step.budget == 0 or step.preempted or self.num_running >= self.config.max_num_seqs:
+    def _admit_waiting(self, step: StepInMaking, *, may_preempt: bool = True) -> bool:
+        """Let in who waits; False where somebody else has to lose blocks first, and may not."""
+        for request in self._newcomers_of(step):
+            if step.is_full or not self._num_free_seats(step) or step.took_from_likes_of(request):
                 break
             if self.kv.is_prefix_pending(request):
                 continue
             if not self._admit(request, step, may_preempt=may_preempt):
-                break
+                is_final = may_preempt or step.is_for_guests
+                return is_final or self._victim_of(request) is None
             self._prefill(request, step)
+        return True
+
+    def _num_free_seats(self, step: StepInMaking) -> int:
+        """Count seats, of which background work takes none that anybody else could have."""
+        taken = [r for r in self._running if step.is_for_background or not r.is_background]
+        return max(0, self.config.max_num_seqs - len(taken))
 
     def _admit(self, request: Request, step: StepInMaking, *, may_preempt: bool) -> bool:
         while (num_cached_tokens := self.kv.admit(request)) is None:
@@ -353,14 +367,14 @@ class Scheduler:
             request.scheduled_time = self._clock()
         request.num_computed_tokens = num_cached_tokens
         num_drafted = self.kv.num_draft_cached_tokens(request)
-        request.num_draft_computed_tokens = min(num_drafted, self._draft_max_len)
+        request.num_draft_computed_tokens = min(num_drafted, self._drafts.max_len)
         request.status = RequestStatus.RUNNING
         self._waiting.discard(request)
         self._running.add(request)
         return True
 
     def _prefill(self, request: Request, step: StepInMaking) -> None:
-        lag = 0 if step.draft_rests else self._draft_lag(request)
+        lag = 0 if step.draft_rests else self._drafts.lag(request)
         num_catch_up_tokens = step.take(min(lag, step.budget - 1))
         self._give(request, step, num_catch_up_tokens)
 
@@ -394,6 +408,8 @@ class Scheduler:
         """Cover the request's known tokens, taking blocks from those behind it, or its own."""
         while not self.kv.allocate_slots(request, request.num_tokens):
             last = next(reversed(self._running))
+            if last is request and step.is_for_guests:
+                return False
             self._preempt(last, step)
             if last is request:
                 return False
@@ -401,10 +417,11 @@ class Scheduler:
 
     def _victim_of(self, request: Request) -> Request | None:
         """Find the last running request that is both less important and behind this one."""
+        importance = request.is_background, request.priority
         for other in reversed(self._running):
             if self._order.key(other) < self._order.key(request):
                 return None
-            if other.priority > request.priority:
+            if (other.is_background, other.priority) > importance:
                 return other
         return None
 
@@ -420,33 +437,19 @@ class Scheduler:
         step.drop(request)
         step.preempted.append(request)
 
-    def _draft_room(self, request: Request) -> DraftRoom:
-        asked = request.params.max_draft_tokens
-        # A pass emits one token more than it drafts; the draft computes one token less.
-        num_known = request.num_tokens + request.num_in_flight_tokens
-        num_useful = request.max_total_tokens - num_known - 1
-        num_tokens = max(0, num_useful if asked is None else min(asked, num_useful))
-        num_held = self._draft_max_len - num_known + 1
-        return DraftRoom(request, num_tokens, max(0, min(num_tokens, num_held)))
-
-    def _num_prompt_tokens_wanted(self, limit: int) -> int:
-        """Count prompt tokens that this step could compute, up to a limit."""
-        wanted = sum(
-            request.num_tokens_left for request in self._running if request.num_tokens_left > 1
-        )
+    def _num_prompt_tokens_wanted(self, step: StepInMaking) -> int:
+        """Count prompt tokens of those whose turn it is that this step could compute."""
+        running, limit = self._running_of(step), step.budget
+        wanted = sum(request.num_tokens_left for request in running if request.num_tokens_left > 1)
         num_free = self.kv.num_free_blocks * self.kv.block_size
-        for request in islice(self._waiting, self.config.max_num_seqs - self.num_running):
+        if not step.is_for_background:
+            num_free += sum(r.num_computed_tokens for r in self._running if r.is_background)
+        for request in self._newcomers_of(step)[: self._num_free_seats(step)]:
             num_free -= request.num_tokens
             if num_free < 0 or wanted >= limit:
                 break
             wanted += request.num_tokens
         return min(wanted, limit)
-
-    def _draft_lag(self, request: Request) -> int:
-        if not self._draft_follows:
-            return 0
-        num_wanted = min(request.num_computed_tokens, self._draft_max_len)
-        return num_wanted - request.num_draft_computed_tokens
 
     def _book(self, share: ScheduledRequest, outcome: RequestOutcome) -> None:
         request = share.request
@@ -457,9 +460,9 @@ class Scheduler:
         num_accepted = min(outcome.num_accepted_tokens, len(taken))
         request.num_computed_tokens += share.num_tokens + num_accepted
         request.num_draft_computed_tokens = min(
-            outcome.num_draft_computed_tokens, request.num_computed_tokens, self._draft_max_len
+            outcome.num_draft_computed_tokens, request.num_computed_tokens, self._drafts.max_len
         )
-        num_drafted = self._num_drafted_tokens(request)
+        num_drafted = self._drafts.num_computed_by_both(request)
         # What a resting draft lacks must not keep others from what the target has computed.
         num_tokens = request.num_computed_tokens if share.draft_rests else num_drafted
         self.kv.publish(request, num_tokens, num_drafted)
@@ -469,13 +472,6 @@ class Scheduler:
         else:
             self.kv.trim(request, request.num_tokens + request.num_in_flight_tokens)
             self._fail_if_too_long(request)
-
-    def _num_drafted_tokens(self, request: Request) -> int:
-        """Count tokens that both models have computed, as far as the draft can."""
-        num_draft = request.num_draft_computed_tokens
-        if not self._draft_follows or num_draft >= self._draft_max_len:
-            return request.num_computed_tokens
-        return num_draft
 
     def _fail_if_too_long(self, request: Request) -> None:
         if request.num_tokens > self.kv.capacity_tokens:
@@ -496,4 +492,5 @@ class Scheduler:
         self._running.discard(request)
         self._waiting.discard(request)
         self._order.leave(request)
+        self.background.leave(request)
         del self.requests[request.request_id]

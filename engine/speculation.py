@@ -103,14 +103,26 @@ class Speculation:
         target_seconds: float,
     ) -> None:
         """Learn from a step."""
-        if self._controller is None or self._faults.is_off(CONTROLLER):
+        controller = self._controller
+        if controller is None or not controller.is_watching or self._faults.is_off(CONTROLLER):
             return
         # Noise that was drawn for drafts is noise that the target need not draw.
         shared = self.proposer.noise_seconds
         with self._faults.watching(CONTROLLER):
-            self._controller.observe(
-                scheduled, output, draft_seconds - shared, target_seconds + shared
-            )
+            controller.observe(scheduled, output, draft_seconds - shared, target_seconds + shared)
+
+    def observe_host(
+        self,
+        scheduled: SchedulerOutput,
+        output: ModelOutput,
+        host_seconds: float,
+    ) -> None:
+        """Learn what a step took beside its passes."""
+        controller = self._controller
+        if controller is None or not controller.is_watching or self._faults.is_off(CONTROLLER):
+            return
+        with self._faults.watching(CONTROLLER):
+            controller.observe_host(scheduled, output, host_seconds)
 
     def survival(self, share: ScheduledRequest, num_drafts: int) -> list[float] | None:
         """Give the estimates of a share's drafts before the step is observed; None without any."""

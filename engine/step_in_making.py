@@ -14,15 +14,30 @@ class StepInMaking:
 
     Attributes:
         budget: tokens that may still be given out.
+        num_seats: requests that it may compute at most.
         shares: what was given, by request id.
         preempted: requests that lost their blocks.
         draft_rests: whether the draft leaves for later what is given out now.
+        is_for_background: whether it is the turn of background work to be given something.
+        is_for_guests: whether that is to be a part of what real-time requests leave.
     """
 
     budget: int
+    num_seats: int = 0
     shares: dict[str, ScheduledRequest] = field(default_factory=dict)
     preempted: list[Request] = field(default_factory=list)
     draft_rests: bool = False
+    is_for_background: bool = False
+    is_for_guests: bool = False
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nobody can be given anything more."""
+        return self.budget == 0 or len(self.shares) >= self.num_seats
+
+    def took_from_likes_of(self, request: Request) -> bool:
+        """Whether somebody who comes no later in order lost blocks, so that others wait."""
+        return any(lost.is_background <= request.is_background for lost in self.preempted)
 
     def take(self, num_tokens: int) -> int:
         """Spend as much of the budget as is there; returns how much."""

@@ -63,6 +63,11 @@ class StepClock:
         self.draft_seconds, self.target_seconds = draft_seconds, target_seconds
 
     @property
+    def seconds(self) -> float:
+        """Give all of it so far."""
+        return self.draft_seconds + self.target_seconds + self.overhead_seconds
+
+    @property
     def overhead_seconds(self) -> float:
         """Give the time since the start that was neither of both; none where a device ran ahead."""
         since = time.perf_counter() - self._started
@@ -114,6 +119,8 @@ class StepLedger:
             untold = self._untold.pop(delta.request_id, None)
             if untold is not None:
                 delta.report = PassReport(*untold, planning.estimated_speedup)
+        # One that was given up while the step was under way is told nothing of it.
+        self.forget(s.request.request_id for s in scheduled.scheduled if s.request.is_finished)
 
     def forget(self, request_ids: Iterable[str]) -> None:
         """Drop what nobody will be told; unknown ids are fine."""

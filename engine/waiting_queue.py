@@ -2,6 +2,7 @@
 
 A request's key is `priority + arrival_time / ageing`: it never changes, yet works as ageing,
 because a request that came one ageing period earlier stands level with one a priority better.
+Background work stands behind everybody else, however old it gets.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from itertools import count
 
 from engine.request import Request
 
-Key = tuple[float, int]
+Key = tuple[bool, float, int]
 
 
 class ServiceOrder:
@@ -30,7 +31,8 @@ class ServiceOrder:
     def enter(self, request: Request) -> None:
         """Give a request its key, for life."""
         urgency = request.priority + request.arrival_time / self._ageing_s
-        self._keys[request.request_id] = (urgency, next(self._arrivals))
+        key = request.is_background, urgency, next(self._arrivals)
+        self._keys[request.request_id] = key
 
     def leave(self, request: Request) -> None:
         """Forget a request that ended."""
@@ -61,6 +63,10 @@ class RequestQueue:
     def __contains__(self, request: Request) -> bool:
         index = self._index(request)
         return index < len(self._requests) and self._requests[index] is request
+
+    def first(self, count: int) -> list[Request]:
+        """Give the first ones, at most so many; of a long queue that is less than all."""
+        return self._requests[:count]
 
     def add(self, request: Request) -> None:
         """Put a request at its place."""

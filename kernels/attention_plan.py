@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from kernels.paged_attention_cpu import FewRows, make_few_rows, serves
+from kernels.paged_attention_cpu import AttendedRows, make_attended_rows, serves
 
 MAX_BATCHED_ROWS = 64
 ROWS_PER_PIECE = 256
@@ -140,13 +140,13 @@ class AttentionPlan:
 
     Attributes:
         num_tokens: packed query rows.
-        groups: calls to make; together with `few` they cover every row once.
-        few: rows that the C function attends from, where this machine has it.
+        groups: calls to make; together with `attended` they cover every row once.
+        attended: rows that the C function attends from, where this machine has it.
     """
 
     num_tokens: int
     groups: list[RowGroup]
-    few: FewRows | None = None
+    attended: AttendedRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,9 +231,9 @@ def plan_from_lists(
             tables.append(blocks[:num_blocks])
         elif num_rows:
             pieces += _cut(first_row, num_rows, kv_len, blocks[:num_blocks])
-    few = make_few_rows(spans, tables, block_size) if spans else None
+    attended = make_attended_rows(spans, tables, block_size) if spans else None
     groups = [_group(members, block_size, device) for members in _classes(pieces)]
-    return AttentionPlan(bounds[-1], groups, few)
+    return AttentionPlan(bounds[-1], groups, attended)
 
 
 def _cut(first_row: int, num_rows: int, kv_len: int, blocks: list[int]) -> list[_Piece]:

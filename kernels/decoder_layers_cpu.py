@@ -21,7 +21,7 @@ import torch
 
 from kernels.native_library import native_library
 from kernels.packed_matrix import NAMES, SOURCE, MatrixStruct, PackedMatrix
-from kernels.paged_attention_cpu import FewRows
+from kernels.paged_attention_cpu import AttendedRows
 
 SILU, GELU_TANH = 3, 4  # `enum Finish`
 _UNKNOWN_TOKEN = 2
@@ -167,7 +167,9 @@ class DecoderLayers:
         self._dtype = caches[0][0].dtype
         self._hidden = first.down.outputs
         for own in weights:
-            check_weights(shape, own, self._hidden)
+            check_weights(shape, own, self._hidden, self._dtype)
+        if ends is not None:
+            check_ends(ends, self._hidden, self._dtype)
         self._weights, self._caches = list(weights), list(caches)  # kept alive
         made = [_layer(own, *pair) for own, pair in zip(weights, caches, strict=True)]
         self._layers = (_Layer * len(made))(*made)
@@ -187,7 +189,7 @@ class DecoderLayers:
         cos: torch.Tensor,
         sin: torch.Tensor,
         slot_mapping: torch.Tensor,
-        few: FewRows,
+        attended: AttendedRows,
     ) -> None:
         """Compute rows' hidden states, in place, and their keys and values.
 
@@ -196,20 +198,20 @@ class DecoderLayers:
             cos: [num_rows, rotary_dim] float32, contiguous.
             sin: as `cos`.
             slot_mapping: [num_rows] int64, where each row's key and value go.
-            few: all rows.
+            attended: all rows.
 
         Raises:
             MemoryError: there is no memory for what layers hand on.
         """
         positions = torch.arange(hidden.shape[0])
-        self._call(_given(hidden, cos, sin, positions, slot_mapping, few), cos)
+        self._call(_given(hidden, cos, sin, positions, slot_mapping, attended), cos)
 
     def run_model(
         self,
         token_ids: torch.Tensor,
         positions: torch.Tensor,
         slot_mapping: torch.Tensor,
-        few: FewRows,
+        attended: AttendedRows,
         logits_rows: torch.Tensor,
     ) -> torch.Tensor:
         """Compute rows' keys and values, and logits of some of them.
@@ -218,7 +220,7 @@ class DecoderLayers:
             token_ids: [num_rows] int64.
             positions: [num_rows] int64, below the number that the ends have.
             slot_mapping: [num_rows] int64.
-            few: all rows.
+            attended: all rows.
             logits_rows: [num_logits] int64.
 
         Returns:
@@ -232,7 +234,7 @@ class DecoderLayers:
             token_ids.contiguous(),
             positions.contiguous(),
             slot_mapping.contiguous(),
-            few,
+            attended,
             logits_rows.contiguous(),
         )
         return run()
@@ -242,7 +244,7 @@ class DecoderLayers:
         token_ids: torch.Tensor,
         positions: torch.Tensor,
         slot_mapping: torch.Tensor,
-        few: FewRows,
+        attended: AttendedRows,
         logits_rows: torch.Tensor,
     ) -> Callable[[], torch.Tensor]:
         """Lay out a pass of the whole model; arguments are those of `run_model`, contiguous.
@@ -255,11 +257,11 @@ class DecoderLayers:
         assert ends is not None, "made without ends"
         hidden = torch.empty(token_ids.shape[0], self._hidden)
         logits = torch.empty(logits_rows.shape[0], ends.head.outputs)
-        given = _given(hidden, ends.cos, ends.sin, positions, slot_mapping, few)
+        given = _given(hidden, ends.cos, ends.sin, positions, slot_mapping, attended)
         given.ends = ctypes.pointer(self._given_ends)
         given.token_ids, given.logits_rows = token_ids.data_ptr(), logits_rows.data_ptr()
         given.logits, given.num_logits = logits.data_ptr(), logits_rows.shape[0]
-        kept = (hidden, token_ids, positions, slot_mapping, few, logits_rows)
+        kept = (hidden, token_ids, positions, slot_mapping, attended, logits_rows)
 
         def run() -> torch.Tensor:
             assert kept, "what the pass points to is alive"
@@ -277,8 +279,10 @@ class DecoderLayers:
             raise MemoryError(f"no memory for {given.num_rows} rows of a pass.")
 
 
-def check_weights(shape: DecoderShape, weights: LayerWeights, hidden: int) -> None:
-    """Check that a layer's weights fit together.
+def check_weights(
+    shape: DecoderShape, weights: LayerWeights, hidden: int, dtype: torch.dtype
+) -> None:
+    """Check that a layer's weights fit together, and take rows of a type.
 
     Raises:
         ValueError: one does not.
@@ -298,10 +302,35 @@ def check_weights(shape: DecoderShape, weights: LayerWeights, hidden: int) -> No
             matrix.is_paired != (name == "gate_and_up")
         ):
             raise ValueError(f"{name} is {matrix.outputs} by {matrix.depth}, not {expected}.")
+        _check_type(name, matrix, dtype)
     norms = (weights.input_norm, weights.inner_norm, weights.query_norm, weights.key_norm)
     for norm, size in zip(norms, (hidden, hidden, shape.head_dim, shape.head_dim), strict=True):
         if norm is not None and (norm.shape != (size,) or norm.dtype != torch.float32):
             raise ValueError(f"a norm is {list(norm.shape)} {norm.dtype}, not [{size}] float32.")
+
+
+def check_ends(ends: ModelEnds, hidden: int, dtype: torch.dtype) -> None:
+    """Check that a model's ends fit together, and hold rows of a type.
+
+    Raises:
+        ValueError: one does not.
+    """
+    embedding, norm, head = ends.embedding, ends.norm, ends.head
+    if embedding.shape[1] != hidden or embedding.dtype != dtype or not embedding.is_contiguous():
+        raise ValueError(
+            f"the embedding is {list(embedding.shape)} {embedding.dtype} of strides "
+            f"{embedding.stride()}, not [tokens, {hidden}] {dtype}, row by row."
+        )
+    if norm.shape != (hidden,) or norm.dtype != torch.float32:
+        raise ValueError(f"a norm is {list(norm.shape)} {norm.dtype}, not [{hidden}] float32.")
+    if head.depth != hidden or head.is_paired:
+        raise ValueError(f"the head is {head.outputs} by {head.depth}, not of {hidden}.")
+    _check_type("head", head, dtype)
+
+
+def _check_type(name: str, matrix: PackedMatrix, dtype: torch.dtype) -> None:
+    if not matrix.takes(dtype):
+        raise ValueError(f"{name} is of {matrix.panels.dtype}, which takes no {dtype} rows.")
 
 
 def _layer(weights: LayerWeights, key_cache: torch.Tensor, value_cache: torch.Tensor) -> _Layer:
@@ -329,12 +358,12 @@ def _given(
     sin: torch.Tensor,
     positions: torch.Tensor,
     slot_mapping: torch.Tensor,
-    few: FewRows,
+    attended: AttendedRows,
 ) -> _Pass:
     return _Pass(
         hidden.data_ptr(), cos.data_ptr(), sin.data_ptr(), positions.data_ptr(),
-        slot_mapping.data_ptr(), *few.addresses,
-        hidden.shape[0], few.table_width, torch.get_num_threads(),
+        slot_mapping.data_ptr(), *attended.addresses,
+        hidden.shape[0], attended.table_width, torch.get_num_threads(),
     )  # fmt: skip
 
 

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "numbers.h"
+#include "tile_rows.h"
 
 #if defined(__AVX512BW__) || defined(__AVX2__)
 #include <immintrin.h>
@@ -145,26 +146,6 @@ static inline __attribute__((always_inline)) void sum_tile(const int count, cons
 static void sum_int8(const int count, const int width, const int8_t *panels, const int16_t *rows,
                      int64_t pairs, v16 *totals) {
 #define ROWS(COUNT, WIDTH) sum_tile(COUNT, WIDTH, panels, rows, pairs, totals)
-    if (width > 1) {
-        if (count == 2) ROWS(2, MOST_WIDTH);
-        else ROWS(1, MOST_WIDTH);
-        return;
-    }
-    switch (count) {
-        case 1: ROWS(1, 1); break;
-        case 2: ROWS(2, 1); break;
-#if TILE_ROWS == 12
-        case 3: ROWS(3, 1); break;
-        case 4: ROWS(4, 1); break;
-        case 5: ROWS(5, 1); break;
-        case 6: ROWS(6, 1); break;
-        case 7: ROWS(7, 1); break;
-        case 8: ROWS(8, 1); break;
-        case 9: ROWS(9, 1); break;
-        case 10: ROWS(10, 1); break;
-        case 11: ROWS(11, 1); break;
-        case 12: ROWS(12, 1); break;
-#endif
-    }
+    CALL_TILE(ROWS, count, width, MOST_WIDTH);
 #undef ROWS
 }

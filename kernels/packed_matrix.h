@@ -11,15 +11,10 @@
 
 #include "numbers.h"
 #include "team.h"
+#include "tile_rows.h"
 
 #define PANEL 32
 #define LANES 16
-/* Rows of a tile: sums of all its outputs, one line of weights and one number fit the registers. */
-#ifdef __AVX512F__
-#define TILE_ROWS 12
-#else
-#define TILE_ROWS 2
-#endif
 /* How far ahead of a product its weights are asked for: processors' own guesses come too late. */
 #define STEPS_AHEAD 64
 /* Rows whose inputs stay in a core's cache while all panels pass. */

@@ -69,27 +69,7 @@ static inline __attribute__((always_inline)) void OF_TYPE(multiply_tile)(
 static void OF_TYPE(multiply_rows)(const int count, const int width, const PackedMatrix *m,
                                    const Product *p, int64_t row, int64_t panel) {
 #define ROWS(COUNT, WIDTH) OF_TYPE(multiply_tile)(COUNT, WIDTH, m, p, row, panel)
-    if (width == 2) {
-        if (count == 2) ROWS(2, 2);
-        else ROWS(1, 2);
-        return;
-    }
-    switch (count) {
-        case 1: ROWS(1, 1); break;
-        case 2: ROWS(2, 1); break;
-#if TILE_ROWS == 12
-        case 3: ROWS(3, 1); break;
-        case 4: ROWS(4, 1); break;
-        case 5: ROWS(5, 1); break;
-        case 6: ROWS(6, 1); break;
-        case 7: ROWS(7, 1); break;
-        case 8: ROWS(8, 1); break;
-        case 9: ROWS(9, 1); break;
-        case 10: ROWS(10, 1); break;
-        case 11: ROWS(11, 1); break;
-        case 12: ROWS(12, 1); break;
-#endif
-    }
+    CALL_TILE(ROWS, count, width, 2);
 #undef ROWS
 }
 

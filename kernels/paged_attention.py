@@ -30,7 +30,7 @@ from kernels.attention_plan import (
     RowGroup,
     plan_paged_attention,
 )
-from kernels.paged_attention_cpu import attend_few_rows
+from kernels.paged_attention_cpu import attend_rows
 from kernels.paged_attention_over_layout import paged_attention_over_layout
 from kernels.paged_layout import PagedLayout
 
@@ -84,12 +84,12 @@ def paged_attention(
             scaling=scaling, sliding_window=sliding_window, softcap=softcap, sinks=sinks,
         )  # fmt: skip
     extras = (scaling, sliding_window, softcap, sinks)
-    if plan.few is None and len(plan.groups) == 1 and plan.groups[0].padding is None:
+    if plan.attended is None and len(plan.groups) == 1 and plan.groups[0].padding is None:
         return _attend_group(query, key_cache, value_cache, plan.groups[0], *extras)
     output = query.new_empty(num_tokens, num_heads, value_cache.shape[3])
-    if plan.few is not None:
-        attend_few_rows(
-            query, key_cache, value_cache, plan.few, output,
+    if plan.attended is not None:
+        attend_rows(
+            query, key_cache, value_cache, plan.attended, output,
             scaling=scaling, sliding_window=sliding_window, softcap=softcap, sinks=sinks,
         )  # fmt: skip
     for group in plan.groups:

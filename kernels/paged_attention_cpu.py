@@ -16,7 +16,7 @@ import torch
 from kernels.native_library import native_library
 from kernels.packed_matrix import NAMES, SOURCE, serves
 
-__all__ = ["FewRows", "attend_few_rows", "make_few_rows", "serves"]
+__all__ = ["AttendedRows", "attend_rows", "make_attended_rows", "serves"]
 
 
 class _Call(ctypes.Structure):
@@ -35,7 +35,7 @@ class _Call(ctypes.Structure):
     )
 
 
-class FewRows:
+class AttendedRows:
     """Rows of a pass and what they see; one array, as every further one takes time to make.
 
     Args:
@@ -104,9 +104,9 @@ def _function(dtype: torch.dtype) -> Callable[[_Call, int, int], int]:
     return made
 
 
-def make_few_rows(
+def make_attended_rows(
     spans: Sequence[tuple[int, int, int]], tables: Sequence[Sequence[int]], block_size: int
-) -> FewRows:
+) -> AttendedRows:
     """Lay out rows.
 
     Args:
@@ -121,14 +121,14 @@ def make_few_rows(
         rows += range(first, first + count)
         visible += range(length - count + 1, length + 1)
         requests += [request] * count
-    return FewRows(rows, visible, requests, tables, block_size)
+    return AttendedRows(rows, visible, requests, tables, block_size)
 
 
-def attend_few_rows(
+def attend_rows(
     query: torch.Tensor,
     key_cache: torch.Tensor,
     value_cache: torch.Tensor,
-    few: FewRows,
+    attended: AttendedRows,
     output: torch.Tensor,
     *,
     scaling: float,
@@ -142,7 +142,7 @@ def attend_few_rows(
         query: [num_tokens, num_heads, head_dim], the cache's dtype, last dimension dense.
         key_cache: [num_blocks, block_size, num_kv_heads, head_dim], contiguous.
         value_cache: [num_blocks, block_size, num_kv_heads, value_head_dim], contiguous.
-        few: which rows.
+        attended: which rows.
         output: [num_tokens, num_heads, value_head_dim], contiguous.
         scaling, sliding_window, softcap, sinks: see `paged_attention`.
 
@@ -155,12 +155,12 @@ def attend_few_rows(
     row_stride, head_stride, _ = query.stride()
     call = _Call(  # by position, in half the time that names take
         query.data_ptr(), key_cache.data_ptr(), value_cache.data_ptr(), output.data_ptr(),
-        *few.addresses, None if sinks is None else sinks.data_ptr(),
-        row_stride, head_stride, few.table_width,
+        *attended.addresses, None if sinks is None else sinks.data_ptr(),
+        row_stride, head_stride, attended.table_width,
         num_kv_heads * head_dim, num_kv_heads * value_dim, num_heads * value_dim,
-        num_heads, num_kv_heads, head_dim, value_dim, few.block_size, sliding_window or 0,
+        num_heads, num_kv_heads, head_dim, value_dim, attended.block_size, sliding_window or 0,
         scaling, softcap or 0.0,
     )  # fmt: skip
 
-    if _function(key_cache.dtype)(call, few.num_rows, torch.get_num_threads()):
-        raise MemoryError(f"attention: no memory for {few.num_rows} rows.")
+    if _function(key_cache.dtype)(call, attended.num_rows, torch.get_num_threads()):
+        raise MemoryError(f"attention: no memory for {attended.num_rows} rows.")

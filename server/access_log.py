@@ -93,5 +93,7 @@ def _fields(call: Call) -> Iterator[tuple[str, Any]]:
         yield "cached_tokens", answer.num_cached_tokens
         yield "completion_tokens", answer.num_tokens
         yield "finish", ",".join(str(choice.finish_reason) for choice in answer.choices)
+    if call.cache is not None:
+        yield "cache", call.cache
     if call.error is not None:
         yield "error", call.error

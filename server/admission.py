@@ -72,12 +72,16 @@ class Admission:
         self.num_waiting_tokens = 0
         self.num_begun = 0
 
-    def enter(self, caller: Caller, prompts: Sequence[Sequence[Request]]) -> Ticket:
+    def enter(
+        self, caller: Caller, prompts: Sequence[Sequence[Request]], *, takes_places: bool = True
+    ) -> Ticket:
         """Let a call in, all of its answers or none.
 
         Args:
             caller: who asks.
             prompts: the requests of each prompt.
+            takes_places: whether the engine has to work for it; otherwise only its caller's limits
+                hold.
 
         Returns:
             What keeps its places; tell it how the call goes on, and close it.
@@ -91,7 +95,8 @@ class Admission:
             request.request_id: request.num_prompt_tokens
             for prompt in prompts
             for request in prompt
-            if not request.is_finished
+            # Background work takes no places of those who wait for an answer.
+            if takes_places and not request.is_finished and not request.is_background
         }
         account = self.accounts.of("" if caller.is_admin else caller.account)
         num_prompt_tokens = sum(prompt[0].num_prompt_tokens for prompt in prompts)
@@ -100,7 +105,8 @@ class Admission:
         except RateLimitedError:
             self._metrics.count_refusal(Refusal.RATE_LIMITED)
             raise
-        self._check_room(len(waiting), sum(waiting.values()))
+        if takes_places:
+            self._check_room(len(waiting), sum(waiting.values()))
         account.num_open += 1
         account.spend_tokens(num_prompt_tokens)
         self.num_waiting += len(waiting)
@@ -149,7 +155,8 @@ class Admission:
 
     def _num_free_seats(self) -> int:
         """Give how many of those that wait the engine will take at once."""
-        if self._read_stats().num_waiting:
+        stats = self._read_stats()
+        if stats.num_waiting > stats.num_background_waiting:
             # It left some waiting, so it lacks seats, or blocks.
             return 0
         return max(0, self._limits.num_seats - self.num_begun)

@@ -18,6 +18,11 @@ from server.openapi import install_openapi
 from server.rate_headers import RateLimitMiddleware
 from server.rate_limits import CallerLimits
 from server.request_id import RequestIdMiddleware
+from server.response_cache.cache import ResponseCache
+from server.response_cache.cache_metrics import CacheMetrics
+from server.response_cache.cache_policy import CachePolicyMiddleware
+from server.response_cache.model_identity import ModelIdentity
+from server.response_cache.place import cache_path
 from server.responses.store import ResponseStore
 from server.routes import (
     chat,
@@ -71,6 +76,7 @@ def create_app(
         lambda interval_s: Channel(served, interval_s, config.price_per_hour)
     )
     _set_limits(served, config)
+    _set_cache(served, config)
     files = read_web_files() if config.web else {}
     _add_middleware(app, served, config, keys, files)
     install_error_handlers(app)
@@ -98,6 +104,19 @@ def _set_limits(served: Served, config: ServerConfig) -> None:
     served.min_priority = config.min_priority
 
 
+def _set_cache(served: Served, config: ServerConfig) -> None:
+    """Make what remembers answers; whoever runs the server starts and closes it."""
+    if not config.response_cache:
+        return
+    served.response_cache = ResponseCache(
+        ModelIdentity(served.config.model, served.fingerprint),
+        max_bytes=config.response_cache_bytes,
+        max_age_s=config.response_cache_seconds,
+        path=cache_path(config),
+    )
+    served.metrics.add(CacheMetrics(served.name, served.response_cache))
+
+
 def _add_middleware(
     app: FastAPI,
     served: Served,
@@ -106,6 +125,8 @@ def _add_middleware(
     files: Mapping[str, WebFile],
 ) -> None:
     """Add what every call goes through; what is added last sees it first."""
+    if served.response_cache is not None:
+        app.add_middleware(CachePolicyMiddleware, count=served.response_cache.count)
     accounts = served.admission.accounts
     if not accounts.limits.are_none:
         app.add_middleware(RateLimitMiddleware, accounts=accounts, metrics=served.metrics)

@@ -130,6 +130,7 @@ class Call:
         status: of HTTP; None where nothing was answered.
         error: class of the error that the caller was told, if any.
         answer: what was generated, if anything was.
+        cache: `hit` or `miss` where the response cache had to do with it.
     """
 
     request_id: str
@@ -142,6 +143,7 @@ class Call:
     status: int | None = None
     error: str | None = None
     answer: AnswerRecord | None = None
+    cache: str | None = None
     _is_answered: bool = False
     _is_generating: bool = False
 

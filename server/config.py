@@ -14,6 +14,7 @@ from server.reasoning import choose_reasoning
 from server.tool_calls import choose_tool_format
 from server.trace_endpoint import check_endpoint
 
+IN_MEMORY = "memory"
 LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
 
 
@@ -102,6 +103,25 @@ class ServerConfig:
     reasoning_parser: str = option(
         "auto", "how the model marks its thinking; auto = as its chat template shows, none = not"
     )
+    response_cache: bool = option(
+        False,
+        "answer exact repeats of requests with temperature 0 or a seed from memory, which is kept "
+        "on disk",
+    )
+    response_cache_path: str | None = option(
+        None,
+        f"file that the response cache is kept in; {IN_MEMORY} = in memory alone; none = "
+        "outdraft/responses.sqlite3 in the user's cache folder",
+        metavar="FILE",
+    )
+    response_cache_bytes: int = option(
+        256 * 2**20,
+        "bytes of remembered answers at most, in memory and again on disk; what was not used for "
+        "longest goes first",
+    )
+    response_cache_seconds: float = option(
+        7 * 24 * 3600.0, "seconds for which an answer is remembered"
+    )
     drain_timeout_s: float = option(
         25.0, "seconds that answers may take to end once the server is told to stop"
     )
@@ -160,10 +180,11 @@ class ServerConfig:
     def _check_limits(self) -> None:
         _at_least(self, 0, "max_queue")
         _at_least(self, 1, "max_body_bytes", "max_queued_tokens", "max_stream_buffer")
+        _at_least(self, 1, "response_cache_bytes")
         _at_least(
             self, 1, "max_requests_per_minute", "max_tokens_per_minute", "max_concurrent_requests"
         )
-        for name in ("request_timeout", "body_timeout", "send_timeout"):
+        for name in ("request_timeout", "body_timeout", "send_timeout", "response_cache_seconds"):
             seconds = getattr(self, name)
             if seconds is not None and not 0.0 < seconds < float("inf"):
                 raise ConfigError(f"{name}: {seconds} is no number of seconds above 0.")

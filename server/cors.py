@@ -9,9 +9,11 @@ from starlette.middleware.cors import CORSMiddleware
 
 from server.config import ServerConfig
 from server.request_id import HEADERS
+from server.response_cache.cache_policy import HEADER as CACHE_HEADER
 
 _EXPOSED = (
     *HEADERS,
+    CACHE_HEADER,
     "retry-after",
     "retry-after-ms",
     *(

@@ -84,6 +84,21 @@ class EngineMetrics(Collector):
         for name, meaning, value in (
             ("num_requests_running", "Requests that hold KV cache blocks.", stats.num_running),
             ("num_requests_waiting", "Requests in the queue.", stats.num_waiting),
+            (
+                "num_background_running",
+                "Background work that the last step computed.",
+                stats.num_background_running,
+            ),
+            (
+                "num_background_paused",
+                "Background work that holds KV cache blocks and was not in the last step.",
+                stats.num_background_paused,
+            ),
+            (
+                "num_background_waiting",
+                "Background work in the queue.",
+                stats.num_background_waiting,
+            ),
             ("kv_cache_usage_perc", "KV cache blocks in use, 0 to 1.", stats.kv_cache_usage),
             (
                 "estimated_speedup",

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from engine.client.process import EngineClient
 from engine.errors import DeadlinePassedError, EngineError
 from engine.outputs import speculation_metrics
 from engine.request import (
@@ -31,6 +30,7 @@ from server.protocol.provenance import Pass
 from server.protocol.usage import Metrics, Usage
 from server.provenance import UntoldPasses
 from server.refusals import Refusal
+from server.response_cache.tape import AnswerSource, Replay, Tape
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +195,7 @@ class Generation:
         call_id: the id of the answer on the wire.
         prompts: the requests of each prompt, made at the door.
         tokens: the model's token bytes.
-        engine: gets the requests, at once.
+        source: gets the requests, at once.
         metrics: hears of times and outcomes.
         ticket: keeps the places of the call until it ends.
         timeout_s: seconds after which what has not ended is given up; None = never.
@@ -203,6 +203,7 @@ class Generation:
             somebody reads them.
         synthetic_acceptance: see `engine.door.ModelInfo`.
         call: hears what became of it.
+        tape: takes the answer down; None = nobody wants to keep it.
 
     Raises:
         EngineError: the engine is not there.
@@ -213,7 +214,7 @@ class Generation:
         call_id: str,
         prompts: Sequence[Sequence[Request]],
         tokens: TokenBytes,
-        engine: EngineClient,
+        source: AnswerSource,
         metrics: ServerMetrics,
         ticket: Ticket,
         *,
@@ -221,6 +222,7 @@ class Generation:
         shown_ids: frozenset[int] = frozenset(),
         synthetic_acceptance: tuple[float, ...] = (),
         call: Call | None = None,
+        tape: Tape | None = None,
     ) -> None:
         requests = [request for prompt in prompts for request in prompt]
         self.call_id = call_id
@@ -233,11 +235,12 @@ class Generation:
         }
         self._started = time.monotonic()
         self._is_closed = False
-        self._engine = engine
+        self._source = source
         self._ticket = ticket
         self._call = call
+        self._tape = tape
         try:
-            self._stream = engine.submit(requests)
+            self._stream = source.submit(requests)
         except EngineError:
             ticket.close()
             raise
@@ -252,6 +255,11 @@ class Generation:
     def num_choices(self) -> int:
         """Answers over all prompts."""
         return len(self._choices)
+
+    @property
+    def is_replay(self) -> bool:
+        """Whether all of it is remembered, and nobody works for it."""
+        return isinstance(self._source, Replay)
 
     @property
     def is_finished(self) -> bool:
@@ -302,10 +310,10 @@ class Generation:
             choice = self._choices[delta.request_id]
             self._observe_tokens(choice, len(delta.new_token_ids))
             shown = choice.take(delta)
+            if self._tape is not None:
+                self._tape.add(choice.index, delta)
             if shown.finish_reason is not None:
-                self._ticket.end(choice.request_id)
-                self._stream.abort(choice.request_id)
-                self._metrics.observe_choice(choice.end(shown.finish_reason, self._started))
+                self._end(choice, shown.finish_reason)
             yield shown
 
     def fail(self, error: BaseException) -> None:
@@ -329,7 +337,7 @@ class Generation:
         outcome = FinishReason.ERROR if isinstance(error, Exception) else FinishReason.ABORT
         for choice in self._choices.values():
             if choice.record is None:
-                self._metrics.observe_choice(choice.end(outcome, self._started))
+                self._observe_end(choice.end(outcome, self._started))
         if self._call is not None:
             self._call.end_answer(self._record(error))
 
@@ -343,6 +351,20 @@ class Generation:
         traceback: TracebackType | None,
     ) -> None:
         self.close(error)
+
+    def _end(self, choice: Choice, reason: FinishReason) -> None:
+        """Note that a choice has come to its own end; with the last one the answer is whole."""
+        self._ticket.end(choice.request_id)
+        self._stream.abort(choice.request_id)
+        self._observe_end(choice.end(reason, self._started))
+        if self._tape is not None and self.is_finished:
+            self._tape.end()
+
+    def _observe_end(self, choice: ChoiceRecord) -> None:
+        if self.is_replay:
+            self._metrics.observe_replayed_choice(choice)
+        else:
+            self._metrics.observe_choice(choice)
 
     def _speculation_total(self) -> SpeculationStats:
         total = SpeculationStats()
@@ -377,7 +399,7 @@ class Generation:
                 "Ask for less, or allow it more time."
             )
         )
-        self._engine.abort(open_ids)
+        self._source.abort(open_ids)
 
     def _observe_tokens(self, choice: Choice, num_tokens: int) -> None:
         if num_tokens == 0:
@@ -387,7 +409,8 @@ class Generation:
         if choice.last_token_time is None:
             self._ticket.begin(choice.request_id)
             choice.first_token_time = now
-            self._metrics.observe_first_token(now - self._started)
-        else:
+            if not self.is_replay:
+                self._metrics.observe_first_token(now - self._started)
+        elif not self.is_replay:
             self._metrics.observe_tokens(num_tokens, now - choice.last_token_time)
         choice.last_token_time = now

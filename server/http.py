@@ -60,6 +60,8 @@ async def serve_http(
     # find this harmless handler again.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, server.handle_exit)
+    if served.response_cache is not None:
+        served.response_cache.start()
     loading = asyncio.create_task(_load(served, config, server_config))
     serving = asyncio.create_task(_listen(server))
     await asyncio.wait({loading, serving}, return_when=asyncio.FIRST_COMPLETED)
@@ -67,6 +69,8 @@ async def serve_http(
     if failure is not None:
         server.should_exit = True
     await serving
+    if served.response_cache is not None:
+        await served.response_cache.close()
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
     await asyncio.to_thread(end_tracing)

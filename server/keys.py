@@ -1,7 +1,8 @@
 """Who calls: API keys, kept as digests alone, and what follows from the one that a caller has.
 
 Digests are keyed by a number that no other process has, so what logs or memory dumps show of them
-cannot be looked up. It knows nothing of HTTP.
+cannot be looked up; a response cache keeps that number, in a file of its own, for the next process.
+It knows nothing of HTTP.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from engine.errors import ConfigError
 from server.config import ServerConfig
+from server.response_cache.place import cache_path, lasting_secret
 
 API_KEYS_VARIABLE = "OUTDRAFT_API_KEYS"
 ADMIN_KEYS_VARIABLE = "OUTDRAFT_ADMIN_KEYS"
@@ -57,10 +59,16 @@ class KeyRing:
     Args:
         api_keys: may use the API.
         admin_keys: may do everything.
+        secret: keys their digests; None = a fresh one.
     """
 
-    def __init__(self, api_keys: Iterable[str] = (), admin_keys: Iterable[str] = ()) -> None:
-        self._secret = secrets.token_bytes(_DIGEST_BYTES)
+    def __init__(
+        self,
+        api_keys: Iterable[str] = (),
+        admin_keys: Iterable[str] = (),
+        secret: bytes | None = None,
+    ) -> None:
+        self._secret = secret or secrets.token_bytes(_DIGEST_BYTES)
         admin = {self._digest(key) for key in admin_keys}
         api = {self._digest(key) for key in api_keys} - admin
         self._digests = [(digest, digest in admin) for digest in sorted(api | admin)]
@@ -121,7 +129,8 @@ def read_keys(config: ServerConfig, environment: MutableMapping[str, str] | None
             _check(name, key)
         if any(len(key) < _SHORT_KEY for key in keys):
             logger.warning("short_key kind=%s min_length=%d", name, _SHORT_KEY)
-    return KeyRing(api, admin)
+    path = cache_path(config) if api or admin else None
+    return KeyRing(api, admin, None if path is None else lasting_secret(path))
 
 
 def _read_file(path: str) -> list[str]:

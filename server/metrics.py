@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client.registry import Collector
 
 from engine.client.supervision import FaultCounts
 from engine.metrics import EngineStats
@@ -18,7 +19,7 @@ from server.engine_metrics import EngineMetrics
 from server.fault_metrics import FaultMetrics
 from server.refusals import Refusal
 
-_PREFIX = "outdraft:"
+PREFIX = "outdraft:"
 _REQUEST_BUCKETS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _FIRST_TOKEN_BUCKETS = (0.005, 0.01, 0.025, 0.05, *_REQUEST_BUCKETS[:-2])
 _TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0, 5.0)
@@ -63,24 +64,24 @@ class ServerMetrics:
         read_faults: Callable[[], FaultCounts] = FaultCounts,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(EngineMetrics(_PREFIX, model_name, read_stats))
-        self._faults = FaultMetrics(_PREFIX, model_name, self._registry, read_stats, read_faults)
+        self._registry.register(EngineMetrics(PREFIX, model_name, read_stats))
+        self._faults = FaultMetrics(PREFIX, model_name, self._registry, read_stats, read_faults)
         if synthetic_acceptance:
             self._mark(model_name, synthetic_acceptance)
         self._histograms = {
             name: Histogram(
-                _PREFIX + name, meaning, ["model_name"], registry=self._registry, buckets=buckets
+                PREFIX + name, meaning, ["model_name"], registry=self._registry, buckets=buckets
             ).labels(model_name)
             for name, (meaning, buckets) in _HISTOGRAMS.items()
         }
         outcomes = Counter(
-            _PREFIX + "request_success",
+            PREFIX + "request_success",
             "Choices that ended, by the reason: stop, length, abort or error.",
             ["model_name", "finished_reason"],
             registry=self._registry,
         )
         refusals = Counter(
-            _PREFIX + "requests_refused",
+            PREFIX + "requests_refused",
             "Calls refused, or given up, by the reason.",
             ["model_name", "reason"],
             registry=self._registry,
@@ -97,6 +98,10 @@ class ServerMetrics:
         histogram = self._histograms["inter_token_latency_seconds"]
         for _ in range(num_tokens):
             histogram.observe(seconds / num_tokens)
+
+    def observe_replayed_choice(self, choice: ChoiceRecord) -> None:
+        """Count the end of a choice that nobody worked for, and so no time of it."""
+        self._outcomes[choice.finish_reason].inc()
 
     def observe_choice(self, choice: ChoiceRecord) -> None:
         """Count the end of a choice, and what it took; where it had no token, that it ended."""
@@ -123,13 +128,17 @@ class ServerMetrics:
         """Give everything as it is now."""
         return self._registry.collect()
 
+    def add(self, collector: Collector) -> None:
+        """Tell what another part of the server counts, too."""
+        self._registry.register(collector)
+
     def render(self) -> bytes:
         """Write everything in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def _mark(self, model_name: str, synthetic_acceptance: Sequence[float]) -> None:
         gauge = Gauge(
-            _PREFIX + "synthetic_acceptance",
+            PREFIX + "synthetic_acceptance",
             "Chance with which drafts are accepted unseen, the last for all positions beyond.",
             ["model_name", "position"],
             registry=self._registry,

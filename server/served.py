@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from engine.client.process import EngineClient
 from engine.client.supervision import EngineState
@@ -18,13 +19,16 @@ from engine.errors import (
     InvalidRequestError,
     ModelNotFoundError,
 )
+from engine.request import Request
 from engine.sampling_params import SamplingParams
 from engine.tokenization import TokenBytes, Tokenizer
 from server.admission import Admission, open_door
+from server.background_work import IS_BACKGROUND
 from server.call_record import Call, current_call
 from server.generation import Generation
 from server.keys import ANYBODY, Caller
 from server.metrics import ServerMetrics
+from server.response_cache.cache import NOTHING, Recall, ResponseCache
 
 
 @dataclass(slots=True)
@@ -48,6 +52,7 @@ class Served:
         min_priority: see `ServerConfig`.
         caller: for whom.
         trace: tells each call as a trace, once it is over; None = nobody wants to know.
+        response_cache: remembers answers; None = nobody does.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Served:
     min_priority: int | None = None
     caller: Caller = ANYBODY
     trace: Callable[[Call], None] | None = None
+    response_cache: ResponseCache | None = None
     _tokens: TokenBytes | None = None
     _longest_token: int = 1
 
@@ -176,6 +182,8 @@ class Served:
     ) -> Generation:
         """Check the prompts at the door and give them to the engine, all or none.
 
+        An answer that is remembered is told again instead.
+
         Args:
             kind: how the call's id begins.
             prompts: token ids of each prompt.
@@ -194,31 +202,47 @@ class Served:
         self._check_priority(priority or 0)
         call = current_call.get()
         call_id = f"{kind}-{uuid.uuid4().hex}"
+        make = partial(
+            make_requests,
+            params=params,
+            info=self.engine.info,
+            priority=priority or 0,
+            cache_salt=self.caller.cache_salt(cache_salt or ""),
+            external_id="" if call is None else call.request_id,
+            wants_provenance=wants_provenance,
+            is_background=IS_BACKGROUND.get(),
+        )
         requests = [
-            make_requests(
-                prompt,
-                params,
-                request_id=f"{call_id}-{index}",
-                info=self.engine.info,
-                priority=priority or 0,
-                cache_salt=self.caller.cache_salt(cache_salt or ""),
-                external_id="" if call is None else call.request_id,
-                wants_provenance=wants_provenance,
-            )
-            for index, prompt in enumerate(prompts)
+            make(prompt, request_id=f"{call_id}-{index}") for index, prompt in enumerate(prompts)
         ]
         timeouts = [seconds for seconds in (timeout_s, self.request_timeout) if seconds is not None]
+        known = self._recall(requests, params, shown_ids)
         return Generation(
             call_id,
             requests,
             self.tokens,
-            self.engine,
+            known.replay or self.engine,
             self.metrics,
-            self.admission.enter(self.caller, requests),
+            self.admission.enter(self.caller, requests, takes_places=known.replay is None),
             timeout_s=min(timeouts, default=None),
             shown_ids=shown_ids,
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
             call=call,
+            tape=known.tape,
+        )
+
+    def _recall(
+        self,
+        requests: Sequence[Sequence[Request]],
+        params: SamplingParams,
+        shown_ids: frozenset[int],
+    ) -> Recall:
+        """Say what is remembered of a call."""
+        if self.response_cache is None:
+            return NOTHING
+        info = self.engine.info
+        return self.response_cache.recall(
+            requests, params, info=info, caller=self.caller, shown_ids=shown_ids
         )
 
     def _check_priority(self, priority: int) -> None:

@@ -47,8 +47,8 @@ class EventStream(EventSourceResponse):
     """Server-sent events: LF only, no pings.
 
     What is generated does not wait for who reads it: it is taken as it comes, so it is known how
-    much waits to be sent, and a reader who is too slow is cut off. What lies in a store already is
-    read from there as fast as it is sent.
+    much waits to be sent, and a reader who is too slow is cut off. What lies in a store already, or
+    is remembered, is read from there as fast as it is sent.
 
     Args:
         frames: the events as they are sent, blank lines included.
@@ -64,6 +64,10 @@ class EventStream(EventSourceResponse):
         """Send the events; whatever ends the response also ends what makes them."""
         if self._generation is None:
             await super().__call__(scope, receive, send)
+            return
+        if self._generation.is_replay:
+            async with self._generation:
+                await super().__call__(scope, receive, send)
             return
         config: ServerConfig = scope["app"].state.config
         buffer = SendBuffer(config.max_stream_buffer)

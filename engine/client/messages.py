@@ -29,6 +29,7 @@ class NewRequest(msgspec.Struct, array_like=True):
     cache_salt: str
     external_id: str
     wants_provenance: bool
+    is_background: bool
 
     @classmethod
     def of(cls, request: Request) -> NewRequest:
@@ -45,6 +46,7 @@ class NewRequest(msgspec.Struct, array_like=True):
             cache_salt=request.cache_salt,
             external_id=request.external_id,
             wants_provenance=request.wants_provenance,
+            is_background=request.is_background,
         )
 
     def make(self) -> Request:
@@ -61,6 +63,7 @@ class NewRequest(msgspec.Struct, array_like=True):
             cache_salt=self.cache_salt,
             external_id=self.external_id,
             wants_provenance=self.wants_provenance,
+            is_background=self.is_background,
         )
 
 

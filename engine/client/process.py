@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import engine.errors
@@ -357,7 +356,7 @@ class EngineClient:
     def _lose(self, loss: EngineDeadError) -> None:
         """Tell every waiter that the process they waited for is gone, or as good as that."""
         self._is_lost = True
-        self.stats = replace(self.stats, num_running=0, num_waiting=0, kv_cache_usage=0.0)
+        self.stats = self.stats.at_rest()
         self._tell_all(loss)
 
     def _die(self, death: EngineDeadError, failure: EngineFailed | None = None) -> None:

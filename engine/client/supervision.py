@@ -15,7 +15,8 @@ from engine.config import option
 from engine.errors import ConfigError
 
 _FIRST_DELAY_S = 0.25
-_LONGEST_DELAY_S = 30.0
+# Starting takes about as long; what bounds a crash loop is the count.
+_LONGEST_DELAY_S = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,7 @@ class SupervisionConfig:
     """When the engine's process is ended, and how often it is started anew."""
 
     engine_restarts: int = option(
-        5, "crashes within the window after which the engine is started anew; 0 = never"
+        10, "crashes within the window after which the engine is started anew; 0 = never"
     )
     engine_restart_window_s: float = option(
         600.0, "seconds for which a restart counts against engine_restarts"

@@ -24,6 +24,7 @@ class _Holding:
         block_ids: its table, empty while it waits.
         num_published: leading blocks that were found or have been published.
         num_drafted: leading blocks that hold the draft's keys and values too.
+        is_background: whether the request is background work.
         awaited: the hash whose block somebody else was computing when last asked.
         expected_from, expected_until: range of its blocks that others are told to wait for.
     """
@@ -32,6 +33,7 @@ class _Holding:
     block_ids: list[int] = field(default_factory=list)
     num_published: int = 0
     num_drafted: int = 0
+    is_background: bool = False
     awaited: bytes | None = None
     expected_from: int = 0
     expected_until: int = 0
@@ -124,19 +126,20 @@ class KVCacheManager:
     def is_prefix_pending(self, request: Request) -> bool:
         """Whether a running request is computing the first block that this one would miss.
 
+        Background work does not count, as it may pause, unless this one is background work too.
         Waiting then turns the miss into a hit; the answer changes as soon as that request has
         computed the block or is gone.
         """
         if not self._shares_prefix(request):
             return False
         holding = self._holding(request)
-        if holding.awaited is not None and self._prefixes.is_expected(holding.awaited):
+        if holding.awaited is not None and self._is_expected(holding, holding.awaited):
             return True
         num_found = len(self._find(request, holding))
         if num_found >= self._num_sharable_blocks(request):
             return False
         missed = holding.chain.at(num_found, request.token_ids)
-        holding.awaited = missed if self._prefixes.is_expected(missed) else None
+        holding.awaited = missed if self._is_expected(holding, missed) else None
         return holding.awaited is not None
 
     def allocate_slots(self, request: Request, num_tokens_total: int) -> bool:
@@ -187,7 +190,7 @@ class KVCacheManager:
         holdings = self._holdings.values()
         self._pool.check_invariants(b for holding in holdings for b in holding.block_ids)
         self._prefixes.check_invariants(
-            holding.chain.at(index, [])
+            (holding.chain.at(index, []), holding.is_background)
             for holding in holdings
             for index in range(holding.expected_from, holding.expected_until)
         )
@@ -198,7 +201,8 @@ class KVCacheManager:
     def _holding(self, request: Request) -> _Holding:
         holding = self._holdings.get(request.request_id)
         if holding is None:
-            holding = _Holding(HashChain(request.cache_salt, self.block_size))
+            chain = HashChain(request.cache_salt, self.block_size)
+            holding = _Holding(chain, is_background=request.is_background)
             self._holdings[request.request_id] = holding
         return holding
 
@@ -215,6 +219,9 @@ class KVCacheManager:
             holding.chain.at(index, request.token_ids)
             for index in range(self._num_sharable_blocks(request))
         )
+
+    def _is_expected(self, holding: _Holding, hash_: bytes) -> bool:
+        return self._prefixes.is_expected(hash_, is_background=holding.is_background)
 
     def _shares_prefix(self, request: Request) -> bool:
         # Log probabilities of prompt tokens come from computing them.
@@ -241,9 +248,11 @@ class KVCacheManager:
         holding.expected_from = holding.num_published
         holding.expected_until = request.num_tokens // self.block_size
         for index in range(holding.expected_from, holding.expected_until):
-            self._prefixes.expect(holding.chain.at(index, request.token_ids))
+            hash_ = holding.chain.at(index, request.token_ids)
+            self._prefixes.expect(hash_, is_background=holding.is_background)
 
     def _unexpect(self, request: Request, holding: _Holding, until: int) -> None:
         for index in range(holding.expected_from, min(until, holding.expected_until)):
-            self._prefixes.unexpect(holding.chain.at(index, request.token_ids))
+            hash_ = holding.chain.at(index, request.token_ids)
+            self._prefixes.unexpect(hash_, is_background=holding.is_background)
             holding.expected_from = index + 1

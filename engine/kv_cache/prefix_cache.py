@@ -50,7 +50,7 @@ class PrefixCache:
     def __init__(self) -> None:
         self._block_by_hash: dict[bytes, int] = {}
         self._hash_by_block: dict[int, bytes] = {}
-        self._num_expecting: Counter[bytes] = Counter()
+        self._num_expecting: Counter[tuple[bytes, bool]] = Counter()
 
     def __len__(self) -> int:
         return len(self._block_by_hash)
@@ -80,21 +80,25 @@ class PrefixCache:
         if hash_ is not None:
             del self._block_by_hash[hash_]
 
-    def expect(self, hash_: bytes) -> None:
+    def expect(self, hash_: bytes, *, is_background: bool = False) -> None:
         """Note that somebody began to compute this block."""
-        self._num_expecting[hash_] += 1
+        self._num_expecting[hash_, is_background] += 1
 
-    def unexpect(self, hash_: bytes) -> None:
+    def unexpect(self, hash_: bytes, *, is_background: bool = False) -> None:
         """Take one `expect` back, because the block is computed or never will be."""
-        self._num_expecting[hash_] -= 1
-        if self._num_expecting[hash_] == 0:
-            del self._num_expecting[hash_]
+        self._num_expecting[hash_, is_background] -= 1
+        if self._num_expecting[hash_, is_background] == 0:
+            del self._num_expecting[hash_, is_background]
 
-    def is_expected(self, hash_: bytes) -> bool:
-        """Whether somebody is computing the block of this hash now."""
-        return hash_ in self._num_expecting
+    def is_expected(self, hash_: bytes, *, is_background: bool = False) -> bool:
+        """Whether somebody is computing the block of this hash now.
 
-    def check_invariants(self, expected: Iterable[bytes]) -> None:
+        Background work may pause, so only background work waits for it.
+        """
+        expecting = self._num_expecting
+        return (hash_, False) in expecting or (is_background and (hash_, True) in expecting)
+
+    def check_invariants(self, expected: Iterable[tuple[bytes, bool]]) -> None:
         """Assert that both maps agree and that exactly `expected` is being computed."""
         inverse = {block_id: hash_ for hash_, block_id in self._block_by_hash.items()}
         assert inverse == self._hash_by_block, "a block is published under two hashes"

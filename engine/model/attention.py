@@ -22,7 +22,7 @@ from engine.errors import ModelNotSupportedError
 from engine.kv_cache.storage import KVCacheStorage
 from kernels.kv_cache_write import kv_cache_write
 from kernels.paged_attention import AttentionPlan, paged_attention
-from kernels.paged_attention_cpu import FewRows
+from kernels.paged_attention_cpu import AttendedRows
 from kernels.paged_layout import PagedLayout
 
 PAGED_ATTENTION = "outdraft_paged"
@@ -116,7 +116,7 @@ class LayersAtOnce(Protocol):
         token_ids: torch.Tensor,
         positions: torch.Tensor,
         slot_mapping: torch.Tensor,
-        few: FewRows,
+        attended: AttendedRows,
         last_position: int,
     ) -> Callable[[], torch.Tensor] | None:
         """Lay out passes of one row per request up to a position; None where it cannot run them."""

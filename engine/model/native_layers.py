@@ -32,10 +32,11 @@ from kernels.decoder_layers_cpu import (
     DecoderShape,
     LayerWeights,
     ModelEnds,
+    check_ends,
     check_weights,
 )
 from kernels.packed_matrix import PackedMatrix, serves
-from kernels.paged_attention_cpu import FewRows
+from kernels.paged_attention_cpu import AttendedRows
 from kernels.paged_layout import PagedLayout
 
 logger = logging.getLogger(__name__)
@@ -104,11 +105,11 @@ class NativeLayers:
 
         Args are `forward_packed`'s.
         """
-        ends, few = self.ends, _few_rows(plan)
-        if ends is None or few is None or int(positions.max()) >= ends.cos.shape[0]:
+        ends, attended = self.ends, _all_rows(plan)
+        if ends is None or attended is None or int(positions.max()) >= ends.cos.shape[0]:
             return None
         layers = self._over_caches(storage)
-        return layers.run_model(token_ids, positions, slot_mapping, few, logits_rows)
+        return layers.run_model(token_ids, positions, slot_mapping, attended, logits_rows)
 
     def prepare(
         self,
@@ -116,7 +117,7 @@ class NativeLayers:
         token_ids: torch.Tensor,
         positions: torch.Tensor,
         slot_mapping: torch.Tensor,
-        few: FewRows,
+        attended: AttendedRows,
         last_position: int,
     ) -> Callable[[], torch.Tensor] | None:
         """Lay out passes of one row per request, all of whose logits are wanted.
@@ -126,7 +127,7 @@ class NativeLayers:
             token_ids: [num_rows] int64; what it and the next three hold may change between passes.
             positions: [num_rows] int64.
             slot_mapping: [num_rows] int64.
-            few: the rows.
+            attended: the rows.
             last_position: of any of them.
 
         Returns:
@@ -136,8 +137,9 @@ class NativeLayers:
         ends = self.ends
         if ends is None or last_position >= ends.cos.shape[0]:
             return None
-        rows = torch.arange(few.num_rows)
-        return self._over_caches(storage).prepare(token_ids, positions, slot_mapping, few, rows)
+        rows = torch.arange(attended.num_rows)
+        layers = self._over_caches(storage)
+        return layers.prepare(token_ids, positions, slot_mapping, attended, rows)
 
     def run(
         self, context: AttentionContext, hidden_states: torch.Tensor, keywords: dict[str, Any]
@@ -149,9 +151,9 @@ class NativeLayers:
             hidden_states: [1, num_rows, hidden].
             keywords: what the model gave to its first layer.
         """
-        few, rotation = _few_rows(context.plan), keywords.get("position_embeddings")
+        attended, rotation = _all_rows(context.plan), keywords.get("position_embeddings")
         if (
-            few is None
+            attended is None
             or not isinstance(rotation, tuple)
             or keywords.get("attention_mask") is not None
             or hidden_states.dtype != self.dtype
@@ -159,7 +161,7 @@ class NativeLayers:
             return None
         hidden = hidden_states[0].to(torch.float32, copy=True).contiguous()
         cos, sin = (part.reshape(len(hidden), -1).float().contiguous() for part in rotation)
-        self._over_caches(context.storage).run(hidden, cos, sin, context.slot_mapping, few)
+        self._over_caches(context.storage).run(hidden, cos, sin, context.slot_mapping, attended)
         return hidden.to(self.dtype).unsqueeze(0)
 
     def _over_caches(self, storage: KVCacheStorage) -> DecoderLayers:
@@ -169,9 +171,9 @@ class NativeLayers:
         return self._over[1]
 
 
-def _few_rows(plan: AttentionPlan | PagedLayout) -> FewRows | None:
+def _all_rows(plan: AttentionPlan | PagedLayout) -> AttendedRows | None:
     """Return a pass's rows, if the C function attends from all of them."""
-    return plan.few if isinstance(plan, AttentionPlan) and not plan.groups else None
+    return plan.attended if isinstance(plan, AttentionPlan) and not plan.groups else None
 
 
 @dataclass(slots=True, eq=False)
@@ -252,13 +254,19 @@ def _ends(loaded: LoadedModel, native: NativeLayers) -> ModelEnds | None:
         return None
     positions = torch.arange(min(loaded.max_model_len, _MOST_POSITIONS)).unsqueeze(0)
     cos, sin = base.get_submodule("rotary_emb")(torch.zeros(1), position_ids=positions)
-    return ModelEnds(
+    ends = ModelEnds(
         embedding=embedding.weight.detach(),
         norm=factors.factors(),
         head=head,
         cos=cos[0].float().contiguous(),
         sin=sin[0].float().contiguous(),
     )
+    try:
+        check_ends(ends, native.weights[0].down.outputs, native.dtype)
+    except ValueError as reason:
+        logger.info("native_ends=no model=%s reason=%s", loaded.name, reason)
+        return None
+    return ends
 
 
 def _recognise(loaded: LoadedModel) -> NativeLayers:
@@ -277,7 +285,10 @@ def _recognise(loaded: LoadedModel) -> NativeLayers:
         layers=layers,
         indices=list(range(len(layers))),
         shape=shape,
-        weights=[_weights(layer, call, shape) for layer, call in zip(layers, calls, strict=True)],
+        weights=[
+            _weights(layer, call, shape, loaded.dtype)
+            for layer, call in zip(layers, calls, strict=True)
+        ],
         dtype=loaded.dtype,
     )
 
@@ -314,7 +325,9 @@ def _shape(layer: nn.Module, call: AttentionCall) -> DecoderShape:
     )
 
 
-def _weights(layer: nn.Module, call: AttentionCall, shape: DecoderShape) -> LayerWeights:
+def _weights(
+    layer: nn.Module, call: AttentionCall, shape: DecoderShape, dtype: torch.dtype
+) -> LayerWeights:
     attention, mlp = layer.get_submodule("self_attn"), layer.get_submodule("mlp")
     has_head_norms = set(attention._modules) >= _HEAD_NORMS
     try:
@@ -329,7 +342,7 @@ def _weights(layer: nn.Module, call: AttentionCall, shape: DecoderShape) -> Laye
             down=_matrix(mlp, "down_proj"),
             window=call.sliding_window,
         )
-        check_weights(shape, weights, weights.down.outputs)
+        check_weights(shape, weights, weights.down.outputs, dtype)
     except ValueError as error:
         raise _OtherKindError(str(error)) from error
     return weights

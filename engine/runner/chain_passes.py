@@ -15,7 +15,7 @@ import torch
 from engine.kv_cache.storage import KVCacheStorage
 from engine.model.loader import LoadedModel
 from engine.runner.input_batch import Span
-from kernels.paged_attention_cpu import FewRows
+from kernels.paged_attention_cpu import AttendedRows
 
 
 class ChainPasses:
@@ -26,7 +26,7 @@ class ChainPasses:
         token_ids: [num_rows] int64.
         positions: [num_rows] int64.
         slots: [num_rows] int64.
-        few: the rows.
+        attended: the rows.
         block_size: tokens per block.
     """
 
@@ -36,13 +36,13 @@ class ChainPasses:
         token_ids: torch.Tensor,
         positions: torch.Tensor,
         slots: torch.Tensor,
-        few: FewRows,
+        attended: AttendedRows,
         block_size: int,
     ) -> None:
         self._run = run
         self._token_ids = token_ids
         self._positions, self._slots = positions.numpy(), slots.numpy()
-        self._few, self._rows = few, np.arange(few.num_rows)
+        self._attended, self._rows = attended, np.arange(attended.num_rows)
         self._block_size = block_size
 
     def run(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -56,11 +56,11 @@ class ChainPasses:
         """
         self._token_ids.copy_(token_ids)
         size, positions = self._block_size, self._positions
-        blocks = self._few.tables[self._rows, positions // size]
+        blocks = self._attended.tables[self._rows, positions // size]
         np.add(blocks * np.int64(size), positions % size, out=self._slots)
         logits = self._run()
         self._positions += 1
-        self._few.visible[:] += 1
+        self._attended.visible[:] += 1
         return logits
 
 
@@ -88,13 +88,13 @@ def chain_passes(
         return None
     starts = [span.start for span in spans]
     rows = list(range(len(spans)))
-    few = FewRows(
+    attended = AttendedRows(
         rows, [start + 1 for start in starts], rows, [s.block_ids for s in spans], block_size
     )
     token_ids, slots = (torch.empty(len(spans), dtype=torch.int64) for _ in range(2))
     positions = torch.tensor(starts, dtype=torch.int64)
     last = max(starts) + num_passes - 1
-    run = loaded.native.prepare(storage, token_ids, positions, slots, few, last)
+    run = loaded.native.prepare(storage, token_ids, positions, slots, attended, last)
     if run is None:
         return None
-    return ChainPasses(run, token_ids, positions, slots, few, block_size)
+    return ChainPasses(run, token_ids, positions, slots, attended, block_size)

@@ -236,6 +236,7 @@ class DecodeLoop:
 
     def _fill_slots(self, shares: Sequence[ScheduledRequest]) -> list[_Slot]:
         """Give every request its slot, and hand the device what it does not know of it."""
+        self._make_room(shares)
         slots: list[_Slot] = []
         entering: list[_Slot] = []
         moved: list[_Slot] = []
@@ -257,6 +258,13 @@ class DecodeLoop:
         if moved:
             self._move(moved)
         return slots
+
+    def _make_room(self, shares: Sequence[ScheduledRequest]) -> None:
+        """Take the slots of requests that pause, where those of a step need them."""
+        present = {share.request.request_id for share in shares}
+        num_lacking = len(present - self._slots.keys()) - len(self._free)
+        if num_lacking > 0:
+            self.evict([name for name in self._slots if name not in present][:num_lacking])
 
     def _enter(self, slots: Sequence[_Slot]) -> None:
         tokens = [slot.request.token_ids for slot in slots]

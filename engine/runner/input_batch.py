@@ -62,7 +62,7 @@ class InputBatch:
         block_size: tokens per block.
         max_num_tokens: tokens of one pass at most.
         device: where the tensors go.
-        dtype: of the keys and values, where few rows may be attended to one by one.
+        dtype: of the keys and values, where rows may be attended to one by one.
     """
 
     def __init__(

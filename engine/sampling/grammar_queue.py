@@ -24,6 +24,11 @@ class GrammarQueue:
     def __len__(self) -> int:
         return len(self._held)
 
+    @property
+    def num_background(self) -> int:
+        """How many of them are background work."""
+        return sum(request.is_background for request, _ in self._held.values())
+
     def __contains__(self, request_id: str) -> bool:
         return request_id in self._held
 

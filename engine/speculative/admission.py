@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from engine.speculative.host_times import Drafting
 from engine.speculative.pass_prices import PassPrices
 
 # Speculation must promise at least this much before the plain path is left, and less to stay.
@@ -60,7 +61,7 @@ def admit(
     prices: PassPrices,
     max_positions: int,
     least_gain: float = LEAST_GAIN,
-    ends_alike: bool = True,
+    drafting: Drafting = Drafting.GATED,
 ) -> Admission:
     """Admit slots, best first, up to where expected tokens per second are highest.
 
@@ -70,14 +71,15 @@ def admit(
         prices: what passes cost.
         max_positions: beyond the last position of a draft.
         least_gain: without so much of a speed-up nothing is admitted.
-        ends_alike: whether a gate ends chains of one step alike, so that passes are fewer.
+        drafting: how models would draft.
     """
-    passes = [prices.draft_pass(count) for count in range(num_seqs + 2)]
-    drafting = [0.0] * max_positions
+    passes = [prices.draft_pass(count, drafting) for count in range(num_seqs + 2)]
+    drafted = [0.0] * max_positions
     verified = [0.0] * max_positions
     tokens = rows = float(num_seqs)
     longest = 1.0
-    plain = tokens / prices.target_pass(num_seqs, rows)
+    plain = tokens / prices.plain_step(num_seqs)
+    host_seconds = prices.host.of(num_seqs, drafting)
     nothing = Admission([], plain, 1.0)
     best = nothing if least_gain > 1.0 else Admission([], 0.0, 0.0)
     pass_seconds = lag_seconds = 0.0
@@ -86,8 +88,8 @@ def admit(
         tokens += slot.tokens
         rows += sum(slot.rows)
         for position, more in enumerate(slot.passes, slot.position):
-            before = drafting[position]
-            drafting[position] = after = before + more
+            before = drafted[position]
+            drafted[position] = after = before + more
             pass_seconds += _between(passes, after) - _between(passes, before)
         for position, more in enumerate(slot.rows, slot.position):
             before = verified[position]
@@ -95,9 +97,9 @@ def admit(
             # Of two chains that get so far half the time, one mostly does.
             longest += min(after, 1.0) - min(before, 1.0)
         lag_seconds += slot.lag_seconds
-        step_seconds = prices.target_pass(num_seqs, rows, longest)
+        step_seconds = host_seconds + prices.target_pass(num_seqs, rows, longest)
         if pass_seconds:
-            step_seconds += prices.drafting(pass_seconds, ends_alike=ends_alike) + lag_seconds
+            step_seconds += prices.drafting(pass_seconds, drafting) + lag_seconds
         if tokens / step_seconds > best.tokens_per_second:
             rate = tokens / step_seconds
             best = Admission(ordered[:count], rate, rate / plain)

@@ -17,9 +17,11 @@ from engine.draft_planner import MAX_KNOWN_DRAFT_TOKENS, DraftPlan, DraftRoom
 from engine.request import Request
 from engine.speculative.admission import GAIN_TO_STAY, LEAST_GAIN, Admission, Slot, admit
 from engine.speculative.claims import Claims, Weighed
+from engine.speculative.host_times import Drafting
 from engine.speculative.margin_gate import Exchange, MarginGate
-from engine.speculative.pass_prices import PassPrices
+from engine.speculative.pass_prices import Chains, PassPrices
 from engine.speculative.probes import Probe, Probes
+from engine.speculative.slots import chain_slot, known_slots, model_slots
 from engine.speculative.step_costs import StepCosts
 from engine.speculative.survival import ChainEnd, ModelSurvival, Prospect
 from engine.speculative.verifier import Hindsight, count_equal
@@ -45,10 +47,11 @@ _CATCH_UP_PASSES = 16
 _TOKENS_PER_PASS = 16
 # Where nobody knows anything of the text, what was decided for all holds for so many steps.
 _HOLD_STEPS = 4
-# Where nothing was drafted nor known for a while, only every so many steps are planned.
-_SLEEP_STEPS = 4
+# Where nothing was drafted nor known for a while, only every so many steps are planned, and later
+# even fewer.
+_SLEEP_STEPS, _DEEP_SLEEP_STEPS = 4, 16
 _OTHER_DECISIONS = 16
-_SLEEP_AFTER_STEPS = 32
+_SLEEP_AFTER_STEPS, _DEEP_SLEEP_AFTER_STEPS = 32, 96
 
 
 @dataclass(slots=True)
@@ -102,14 +105,20 @@ class Controller:
         self._exchange: Exchange | None = None
         self._expected_pass_seconds = 0.0
         self._drafts: bool | None = None
+        self._held_counts: dict[_Kind, int] | None = None
         self._pays_without_lag = True
         self._num_held_steps = 0
-        self._is_awake = True
+        self._is_awake = self._is_watched = True
         self._num_silent_steps = 0
         self._num_slept_steps = 0
         self._num_observed = 0
         self._num_decisions = 0
         self.estimated_speedup = 1.0
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether `observe` and `observe_host` want to hear of this step: of sleep, one in many."""
+        return self._is_watched
 
     @property
     def draft_rests(self) -> bool:
@@ -118,12 +127,18 @@ class Controller:
 
     def wakes(self) -> bool:
         """See `engine.draft_planner.DraftPlanner.wakes`."""
-        self._is_awake = True
         probes = self._probes
+        if probes.rests():
+            self._is_awake, self._is_watched = False, probes.is_rest_over
+            return False
+        self._is_awake = self._is_watched = True
         is_silent = self._num_silent_steps >= _SLEEP_AFTER_STEPS
         if is_silent and probes.has_given_up and not probes.is_trying:
-            self._num_slept_steps = (self._num_slept_steps + 1) % _SLEEP_STEPS
+            is_deep = self._num_silent_steps >= _DEEP_SLEEP_AFTER_STEPS
+            most = _DEEP_SLEEP_STEPS if is_deep else _SLEEP_STEPS
+            self._num_slept_steps = (self._num_slept_steps + 1) % most
             self._is_awake = self._num_slept_steps == 0
+            self._is_watched = self._num_slept_steps <= 1
             if not self._is_awake:
                 probes.sleep()
         return self._is_awake
@@ -136,10 +151,11 @@ class Controller:
         if is_decided:
             plans = self._decide(rooms, said)
         else:
-            plans = [self._chain_plan(room) if self._drafts else DraftPlan() for room in rooms]
+            plans = [self._held_plan(room) for room in rooms]
         probe = self._probes.add_to(rooms, plans)
         is_free = probe is Probe.FREE or (probe is Probe.NOTHING and self._is_free)
-        self.gate.open(None if is_free else self._exchange)
+        is_listening = probe is not Probe.NOTHING or not self._is_free
+        self.gate.open(None if is_free else self._exchange, is_listening=is_listening)
         is_gated = probe is Probe.GATED or (is_decided and not is_free)
         self._expected_pass_seconds = (
             self._expect_passes(rooms, plans) if is_gated and self._has_gate else 0.0
@@ -158,7 +174,7 @@ class Controller:
         target_seconds: float,
     ) -> None:
         """Learn from a step: what was accepted, and what it took."""
-        if not self._is_awake:
+        if not self.is_watching:
             return
         pairs = list(zip(scheduled.scheduled, output.outcomes, strict=True))
         drafted = [pair for pair in pairs if pair[0].num_draft_tokens]
@@ -174,6 +190,35 @@ class Controller:
                 self._rejected.discard(share.request.request_id)
         self._observe_costs(pairs, draft_seconds, target_seconds)
 
+    def observe_host(
+        self,
+        scheduled: SchedulerOutput,
+        output: ModelOutput,
+        host_seconds: float,
+    ) -> None:
+        """Learn what a step took beside its passes, now that it is over.
+
+        Steps without drafts count where they are as they would be had the model been given up.
+        """
+        shares, outcomes = scheduled.scheduled, output.outcomes
+        has_drafts = any(outcome.num_draft_tokens for outcome in outcomes)
+        if not any(map(_catches_up, shares)) and (has_drafts or self._is_like_rest):
+            drafting = self._drafting if has_drafts else Drafting.NONE
+            self._prices.host.observe(len(shares), host_seconds, drafting)
+
+    @property
+    def _drafting(self) -> Drafting:
+        """How this step drafts, if it does."""
+        return self._way(is_free=self.gate.is_open)
+
+    def _way(self, *, is_free: bool) -> Drafting:
+        return Drafting.GATED if self._has_gate and not is_free else Drafting.FREE
+
+    @property
+    def _is_like_rest(self) -> bool:
+        """Whether a step without drafts is like those of a rest: the first one is slower."""
+        return not self._is_awake or not self._max_model_tokens or self._probes.has_given_up
+
     def survival(self, share: ScheduledRequest, num_drafts: int) -> list[float]:
         """Give what is thought of a share's first drafts until the step is observed.
 
@@ -187,7 +232,8 @@ class Controller:
         by_margin = self.gate.survival(request, num_drafts)
         if by_margin is not None:
             return by_margin
-        model = self._models[self._kind(request)]
+        models = self._free_models if self.gate.is_open else self._models
+        model = models[self._kind(request)]
         return model.prospect_of(request.request_id, num_drafts).accepted
 
     def evict(self, request_ids: Iterable[str]) -> None:
@@ -226,7 +272,8 @@ class Controller:
     def _holds(self, num_seqs: int) -> bool:
         """Whether what was decided for all holds on: nobody knows anything new."""
         last = self._exchange
-        if self._drafts is None or last is None or last.num_seqs != num_seqs:
+        is_alike = self._drafts is not None or self._held_counts is not None
+        if not is_alike or last is None or last.num_seqs != num_seqs:
             return False
         self._num_held_steps = (self._num_held_steps + 1) % _HOLD_STEPS
         return self._num_held_steps > 0
@@ -262,18 +309,22 @@ class Controller:
         self._exchange = Exchange(rate, self._prices, len(rooms), num_rows, longest, setbacks)
         self.estimated_speedup = admitted.speed_up
         is_for_all = len(admitted.slots) == len(slots)
+        self._held_counts = None
         if not admitted.slots:
             self._drafts = False
         else:
             self._drafts = True if self._has_gate and is_for_all and not self._is_free else None
+            if self._is_free and not any(known):
+                pairs = zip(rooms, plans, strict=True)
+                self._held_counts = {self._kind(r.request): p.num_tokens for r, p in pairs}
         return plans
 
     def _admit(
         self, slots: Sequence[Slot], num_seqs: int, least_gain: float, *, is_free: bool = False
     ) -> Admission:
         max_positions = max(self._max_model_tokens, MAX_KNOWN_DRAFT_TOKENS)
-        ends_alike = self._has_gate and not is_free
-        return admit(slots, num_seqs, self._prices, max_positions, least_gain, ends_alike)
+        way = self._way(is_free=is_free)
+        return admit(slots, num_seqs, self._prices, max_positions, least_gain, way)
 
     def _offers(
         self,
@@ -296,7 +347,7 @@ class Controller:
             limit = min(room.num_model_tokens, self._max_model_tokens)
             known = self._claims.best(drafts)
             if known is not None and self._is_better(known, room, limit, len(rooms)):
-                slots += _known_slots(len(groups), known)
+                slots += known_slots(len(groups), known)
                 groups.append(_Group([index], known.draft))
             elif limit and self._has_gate:
                 # Before its drafts are seen, the gate knows nothing that tells one from another.
@@ -304,17 +355,17 @@ class Controller:
                 alike.setdefault(key, _Group([])).members.append(index)
             elif limit:
                 prospect = self._prospect(room, limit)
-                slots += _model_slots(len(groups), prospect, 1, self._lag_seconds(room))
+                slots += model_slots(len(groups), prospect, 1, self._lag_seconds(room))
                 groups.append(_Group([index]))
         for (kind, limit, _), group in alike.items():
             lag_seconds = sum(self._lag_seconds(rooms[index]) for index in group.members)
             count = len(group.members)
             if is_free:
                 prospect = self._free_models[kind].prospect(limit)
-                slots += _model_slots(len(groups), prospect, count, lag_seconds)
+                slots += model_slots(len(groups), prospect, count, lag_seconds)
             else:
                 prospect = self._models[kind].prospect(limit)
-                slots.append(_chain_slot(len(groups), prospect, count, lag_seconds))
+                slots.append(chain_slot(len(groups), prospect, count, lag_seconds))
             groups.append(group)
         return groups, slots
 
@@ -324,8 +375,8 @@ class Controller:
             return True
         model = self._prospect(room, limit)
         # A request's share of the passes, in tokens that its share of a plain step would give.
-        seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs)
-        price = seconds / self._prices.target_pass(num_seqs, num_seqs)
+        seconds = sum(model.drafted) * self._prices.draft_pass(num_seqs, self._way(is_free=False))
+        price = seconds / self._prices.plain_step(num_seqs)
         return known.num_expected >= sum(model.accepted) - price
 
     def _prospect(self, room: DraftRoom, limit: int) -> Prospect:
@@ -349,13 +400,14 @@ class Controller:
             drafted = self._models[kind].prospect(self._max_model_tokens).drafted
             for place, chance in enumerate(drafted):
                 chains[place] += count * chance
-        return sum(map(self._prices.draft_pass, chains))
+        return sum(self._prices.draft_pass(count, Drafting.GATED) for count in chains)
 
     def _lag_seconds(self, room: DraftRoom) -> float:
         """Give a catch-up's share of this step, where the draft lags by more than a pass leaves."""
         if room.draft_lag <= 1:
             return 0.0
-        return self._prices.draft_pass(1) * room.draft_lag / (_TOKENS_PER_PASS * _CATCH_UP_PASSES)
+        passes = room.draft_lag / (_TOKENS_PER_PASS * _CATCH_UP_PASSES)
+        return self._prices.draft_pass(1, Drafting.FREE) * passes
 
     def _plans(
         self, admitted: Admission, groups: Sequence[_Group], rooms: Sequence[DraftRoom]
@@ -374,6 +426,16 @@ class Controller:
                     plans[index] = DraftPlan(None, count)
         return plans
 
+    def _held_plan(self, room: DraftRoom) -> DraftPlan:
+        """Plan as was decided for a request's kind, or for all."""
+        if self._held_counts is None:
+            return self._chain_plan(room) if self._drafts else DraftPlan()
+        limit = min(room.num_model_tokens, self._max_model_tokens)
+        count = self._held_counts.get(self._kind(room.request))
+        if count is None:
+            count = min(self._held_counts.values())
+        return DraftPlan(None, min(count, limit))
+
     def _chain_plan(self, room: DraftRoom) -> DraftPlan:
         """Leave it to the gate where a chain ends: it sees better than any plan."""
         return DraftPlan(None, min(room.num_model_tokens, self._max_model_tokens))
@@ -388,12 +450,20 @@ class Controller:
         ]
         if self._expected_pass_seconds and any(lengths):
             self._prices.observe_plan(self._expected_pass_seconds, lengths)
-        if any(share.num_tokens > 1 or share.num_catch_up_tokens > 1 for share, _ in pairs):
+        if any(_catches_up(share) for share, _ in pairs):
             return
         num_drafts = [outcome.num_draft_tokens for _, outcome in pairs]
+        if not any(num_drafts) and not self._is_like_rest:
+            return
         num_rows, longest = len(pairs) + sum(num_drafts), 1 + max(num_drafts)
         seconds = draft_seconds, target_seconds
-        self._prices.observe(len(pairs), num_rows, longest, lengths, *seconds)
+        chains = Chains(lengths, self._drafting)
+        self._prices.observe(len(pairs), num_rows, longest, chains, *seconds)
+
+
+def _catches_up(share: ScheduledRequest) -> bool:
+    """Whether a share computes more than what the last step left: a prompt, or for a draft."""
+    return share.num_tokens > 1 or share.num_catch_up_tokens > 1
 
 
 def _models(max_model_tokens: int) -> dict[_Kind, ModelSurvival]:
@@ -403,36 +473,3 @@ def _models(max_model_tokens: int) -> dict[_Kind, ModelSurvival]:
         for both in [ModelSurvival(max_model_tokens)]
         for is_rejected in (False, True)
     }
-
-
-def _known_slots(group: int, known: Weighed) -> list[Slot]:
-    return [
-        Slot(-chance, group, place, tokens=chance, rows=(1.0,))
-        for place, chance in enumerate(known.survival)
-    ]
-
-
-def _model_slots(
-    group: int, prospect: Prospect, num_members: int, lag_seconds: float
-) -> list[Slot]:
-    """Give the positions of chains that end where the plan says."""
-    slots: list[Slot] = []
-    count = float(num_members)
-    for place, chance in enumerate(prospect.accepted):
-        slots.append(Slot(-chance, group, place, count * chance, (count,), (count,), lag_seconds))
-        lag_seconds = 0.0
-    return slots
-
-
-def _chain_slot(group: int, prospect: Prospect, num_members: int, lag_seconds: float) -> Slot:
-    """Give the chains of alike requests as one; their gate decides how far each of them goes."""
-    accepted = sum(prospect.accepted)
-    rows, passes = (
-        tuple(num_members * chance for chance in chances)
-        for chances in (prospect.verified, prospect.drafted)
-    )
-    rank = -accepted / sum(prospect.drafted)
-    if lag_seconds:
-        # Who has nothing to catch up comes first.
-        rank /= 2.0
-    return Slot(rank, group, 0, num_members * accepted, rows, passes, lag_seconds)

@@ -162,7 +162,7 @@ class ChainDrafter:
                 asked,
                 token_ids,
                 with_logprobs=False,
-                with_margins=self._gate is not None,
+                with_margins=self._gate is not None and self._gate.is_listening,
             )
             token_ids[_places(rows, offsets)] = sampled.token_ids
             if sampled.margins is not None:

@@ -19,6 +19,7 @@ from itertools import accumulate
 from typing import Protocol
 
 from engine.request import Request
+from engine.speculative.host_times import Drafting
 from engine.speculative.pass_prices import PassPrices
 
 _MEMORY_TOKENS = 600
@@ -43,7 +44,13 @@ class Verdict(enum.Enum):
 
 
 class DraftGate(Protocol):
-    """Decides, while models draft, whose chains go on."""
+    """Decides, while models draft, whose chains go on.
+
+    Attributes:
+        is_listening: whether it wants to judge in this step; where it does not, chains are whole.
+    """
+
+    is_listening: bool
 
     def judge(self, requests: Sequence[Request], margins: Sequence[float]) -> list[Verdict]:
         """Take in one more draft of each request; tells what becomes of its chain."""
@@ -109,7 +116,7 @@ class Exchange:
 
     def pass_price(self, num_chains: int) -> tuple[float, float]:
         """Give what another draft pass costs, in tokens: at all, and for each chain in it."""
-        first, last = self.prices.draft_pass(1), self.prices.draft_pass(num_chains)
+        first, last = (self.prices.draft_pass(count, Drafting.GATED) for count in (1, num_chains))
         by_chain = (last - first) / (num_chains - 1) if num_chains > 1 else 0.0
         return self.tokens_per_second * (first - by_chain), self.tokens_per_second * by_chain
 
@@ -157,6 +164,9 @@ class MarginGate:
 
     Args:
         prior: chance of a draft that nobody has seen yet, before anything was learnt.
+
+    Attributes:
+        is_listening: see `DraftGate`.
     """
 
     def __init__(self, prior: float = 0.7) -> None:
@@ -164,6 +174,7 @@ class MarginGate:
         self._next_chances = {greedy: _Share(prior) for greedy in (False, True)}
         self._chains: dict[str, _Chain] = {}
         self._exchange: Exchange | None = None
+        self.is_listening = True
         self._num_verified = 0
         self._depth = 0
         self._num_doubtful = 0
@@ -173,9 +184,13 @@ class MarginGate:
         """Whether every chain passes."""
         return self._exchange is None
 
-    def open(self, exchange: Exchange | None) -> None:
-        """Begin a step; without an exchange rate every chain is drafted and verified in full."""
-        self._exchange = exchange
+    def open(self, exchange: Exchange | None, *, is_listening: bool = True) -> None:
+        """Begin a step; without an exchange rate every chain is drafted and verified in full.
+
+        Margins of such chains are still learnt from, unless it does not listen: reading them takes
+        time in every pass.
+        """
+        self._exchange, self.is_listening = exchange, is_listening
         self._chains.clear()
         self._num_verified = 0
         self._depth = 0

@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
+from engine.speculative.host_times import Drafting, HostTimes
 from engine.speculative.step_costs import StepCosts
 
 _MEMORY_STEPS = 1000
@@ -25,6 +27,9 @@ _PACE_STEPS = 16
 _PLAIN_WEIGHT = 3.0
 _CLUSTERING_STEPS = 50
 _LEAST_CLUSTERING = 0.2
+_CLOSE_STEPS = 32
+_COMPARED_STEPS = 16
+_FACTORS = (0.8, 1.6)
 
 
 @dataclass(slots=True)
@@ -111,6 +116,57 @@ class Line:
 
 
 @dataclass(slots=True)
+class VerifyShare:
+    """How much dearer a pass that verifies is than the table says, where a plain one is not.
+
+    Sampling and bookkeeping go by rows, and begin with the first draft; no table of passes shows
+    that. Steps of both kinds are compared where they stand close to each other in time, as
+    machines drift.
+
+    Attributes:
+        factor: on the table's seconds of passes that verify drafts.
+    """
+
+    factor: float = 1.0
+    _seen: list[float] = field(default_factory=lambda: [1.0, 1.0], init=False)
+    _times: list[int] = field(default_factory=lambda: [-_CLOSE_STEPS, -_CLOSE_STEPS], init=False)
+    _time: int = field(default=0, init=False)
+    _num_compared: int = field(default=0, init=False)
+
+    def observe(self, seen: float, *, verifies: bool) -> None:
+        """Learn that a step took `seen` times what was expected of it."""
+        self._time += 1
+        seen = min(max(seen, 0.5), 2.0)
+        mine, other = int(verifies), int(not verifies)
+        is_new = self._time - self._times[mine] > _CLOSE_STEPS
+        before = seen if is_new else self._seen[mine]
+        self._seen[mine] = before + (seen - before) / _PACE_STEPS
+        self._times[mine] = self._time
+        # Of whoever is rare every step counts, of the other only its pace.
+        if self._time - self._times[other] == 1:
+            self._num_compared += 1
+            ratio = seen / self._seen[other]
+            power = 1.0 / min(1 + self._num_compared, _COMPARED_STEPS)
+            self.factor *= (ratio if verifies else 1.0 / ratio) ** power
+            self.factor = min(max(self.factor, _FACTORS[0]), _FACTORS[1])
+
+
+_AS_THE_TABLE = Line()
+
+
+class Chains(NamedTuple):
+    """What a model drafted in a step.
+
+    Attributes:
+        lengths: drafts of each chain.
+        drafting: how they were made.
+    """
+
+    lengths: Sequence[int]
+    drafting: Drafting
+
+
+@dataclass(slots=True)
 class PassPrices:
     """Seconds of passes.
 
@@ -122,27 +178,36 @@ class PassPrices:
 
     Attributes:
         target: real seconds of the target's passes by the table's.
-        draft: real seconds of all draft passes of a step by the table's, if the draft's were as
-            slow as the target's.
+        drafts: real seconds of all draft passes of a step by the table's, if the draft's were as
+            slow as the target's, by how the step drafts.
+        verify: what verifying costs beyond the table.
+        host: what steps take beside.
     """
 
     costs: StepCosts
     target: Line = field(default_factory=Line)
-    draft: Line = field(default_factory=Line)
+    drafts: dict[Drafting, Line] = field(default_factory=dict)
+    verify: VerifyShare = field(default_factory=VerifyShare)
+    host: HostTimes = field(default_factory=HostTimes)
     _clustering: float = field(default=1.0, init=False)
 
     def target_pass(self, num_seqs: int, num_rows: float, longest: float = 1.0) -> float:
         """Give the real seconds of a target pass; see `StepCosts.target_pass`."""
-        return self.target.at(self.costs.target_pass(num_seqs, num_rows, longest))
+        return self.target.at(self._by_table(num_seqs, num_rows, longest))
 
-    def draft_pass(self, num_seqs: float) -> float:
+    def plain_step(self, num_seqs: int) -> float:
+        """Give the real seconds of a step without drafts."""
+        return self.target_pass(num_seqs, num_seqs) + self.host.of(num_seqs, Drafting.NONE)
+
+    def draft_pass(self, num_seqs: float, drafting: Drafting) -> float:
         """Give the real seconds of one more draft pass of a step that drafts."""
-        return self.costs.draft_pass(num_seqs) * self.target.slope * self.draft.slope
+        return self.costs.draft_pass(num_seqs) * self.target.slope * self._line(drafting).slope
 
-    def drafting(self, pass_seconds: float, *, ends_alike: bool) -> float:
+    def drafting(self, pass_seconds: float, drafting: Drafting) -> float:
         """Give the real seconds of drafting, expected passes of which add up to so many."""
-        share = self._clustering if ends_alike else 1.0
-        return max(self.draft.start, 0.0) + share * pass_seconds
+        # A gate ends chains of one step alike, so that passes are fewer.
+        share = self._clustering if drafting is Drafting.GATED else 1.0
+        return max(self._line(drafting).start, 0.0) + share * pass_seconds
 
     def observe_plan(self, pass_seconds: float, chain_lengths: Sequence[int]) -> None:
         """Learn how far passes fall short of what was expected, as chains of a step end alike.
@@ -151,7 +216,8 @@ class PassPrices:
             pass_seconds: expected, were chains to end independently.
             chain_lengths: what became of them.
         """
-        seen = sum(map(self.draft_pass, _chains_by_pass(chain_lengths))) / pass_seconds
+        counts = _chains_by_pass(chain_lengths)
+        seen = sum(self.draft_pass(count, Drafting.GATED) for count in counts) / pass_seconds
         seen = min(max(seen, _LEAST_CLUSTERING), 1.0)
         self._clustering += (seen - self._clustering) / _CLUSTERING_STEPS
 
@@ -160,7 +226,7 @@ class PassPrices:
         num_seqs: int,
         num_rows: int,
         longest: int,
-        chain_lengths: Sequence[int],
+        chains: Chains,
         draft_seconds: float,
         target_seconds: float,
     ) -> None:
@@ -170,18 +236,30 @@ class PassPrices:
             num_seqs: requests.
             num_rows: rows of the target.
             longest: rows of the request that has most.
-            chain_lengths: drafts of each chain that a model drafted.
+            chains: that a model drafted.
             draft_seconds: what drafting took beyond what the target would have had to do anyway.
             target_seconds: what the target took, with what drafting did for it.
         """
         # Plain steps are few where drafts are in use, and all that these are compared with.
-        weight = _PLAIN_WEIGHT if num_rows == num_seqs else 1.0
-        expected = self.costs.target_pass(num_seqs, num_rows, longest)
+        verifies = num_rows > num_seqs
+        weight = 1.0 if verifies else _PLAIN_WEIGHT
+        expected = self._by_table(num_seqs, num_rows, longest)
+        self.verify.observe(target_seconds / self.target.at(expected), verifies=verifies)
         self.target.observe(expected, target_seconds, weight)
-        counts = _chains_by_pass(chain_lengths)
+        counts = _chains_by_pass(chains.lengths)
         if counts:
             seconds = sum(map(self.costs.draft_pass, counts)) * self.target.slope
-            self.draft.observe(seconds, draft_seconds)
+            line = self.drafts.setdefault(chains.drafting, Line())
+            line.observe(seconds, draft_seconds)
+
+    def _line(self, drafting: Drafting) -> Line:
+        """Give the line of a way to draft; the other's, where it was never seen."""
+        other = Drafting.FREE if drafting is Drafting.GATED else Drafting.GATED
+        return self.drafts.get(drafting) or self.drafts.get(other) or _AS_THE_TABLE
+
+    def _by_table(self, num_seqs: int, num_rows: float, longest: float) -> float:
+        seconds = self.costs.target_pass(num_seqs, num_rows, longest)
+        return seconds * self.verify.factor if num_rows > num_seqs else seconds
 
 
 def _chains_by_pass(chain_lengths: Sequence[int]) -> list[int]:

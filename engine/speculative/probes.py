@@ -3,8 +3,9 @@
 At first a draft model is used without asking, so that there is something to go by. One that was
 given up is tried again: a few requests draft for a few steps, of which the first pays for what the
 draft lacks, and the others tell what drafts bring and cost. The time in between doubles as long as
-nothing comes of it. Where drafts are in use, a plain step now and then tells what they are compared
-with. Pure Python.
+nothing comes of it. Where drafts are in use, a few steps without any tell now and then what they
+are compared with: behind the first nobody plans, as if drafts had been given up, and the last of
+these is looked at. Pure Python.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _PROBE_STEPS = 4
 _PROBE_TOKENS = 2
 _LEAST_PROBED = 4
 _PROBED_SHARE = 2
-# A plain step comes early on, as many steps after the last as came before it, and then this often.
-_PLAIN_STEPS = 128
+# Rests come early on, as many steps after the last as came before it, and then this often.
+_REST_EVERY = 256
+_REST_STEPS = 4
 # So often one request drafts further than planned, so that its chances there are known too.
 _STRETCH_STEPS = 48
 _STRETCH_TOKENS = 2
@@ -56,6 +58,19 @@ class Probes:
         self._pause_steps = _FIRST_PAUSE_STEPS
         self._num_left = 0
         self._num_drafting_steps = 0
+        self._num_rest_left = 0
+
+    def rests(self) -> bool:
+        """Whether the step that begins is one of a rest, behind the first."""
+        if self._num_rest_left == 0:
+            return False
+        self._num_rest_left -= 1
+        return True
+
+    @property
+    def is_rest_over(self) -> bool:
+        """Whether the rest that there was has come to its last step, if not farther."""
+        return self._num_rest_left == 0
 
     @property
     def has_given_up(self) -> bool:
@@ -82,8 +97,8 @@ class Probes:
             self._num_idle_steps, self._pause_steps = 0, _FIRST_PAUSE_STEPS
             self._num_left = 0
             self._num_drafting_steps += 1
-            if _is_time_for_plain_step(self._num_drafting_steps):
-                plans[:] = [DraftPlan()] * len(plans)
+            if _is_time_for_rest(self._num_drafting_steps):
+                self._rest(plans)
             elif not self._has_gate:
                 self._stretch(rooms, plans, drafting)
             return Probe.NOTHING
@@ -101,6 +116,10 @@ class Probes:
         self._num_gated -= 1
         self._let_draft(rooms, plans, len(rooms), self._max_model_tokens)
         return Probe.GATED
+
+    def _rest(self, plans: list[DraftPlan]) -> None:
+        plans[:] = [DraftPlan()] * len(plans)
+        self._num_rest_left = _REST_STEPS - 1
 
     def _try_again(self, rooms: Sequence[DraftRoom], plans: list[DraftPlan]) -> Probe:
         is_first = self._num_left == _PROBE_STEPS
@@ -137,7 +156,7 @@ class Probes:
             plans[place] = DraftPlan(None, min(longer, limit))
 
 
-def _is_time_for_plain_step(num_steps: int) -> bool:
-    if num_steps < _PLAIN_STEPS:
+def _is_time_for_rest(num_steps: int) -> bool:
+    if num_steps < _REST_EVERY:
         return num_steps >= 8 and num_steps.bit_count() == 1
-    return num_steps % _PLAIN_STEPS == 0
+    return num_steps % _REST_EVERY == 0

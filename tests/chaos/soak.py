@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from statistics import median
+from typing import NamedTuple
 
 from tests.chaos.asks import long_ask
 from tests.chaos.findings import Finding, percentile
@@ -40,23 +41,41 @@ async def _soak(subject: Subject, finding: Finding) -> None:
     seconds = subject.sizes.soak_s
     await _mix(subject, finding, min(_WARM_UP_S, seconds))
     before = subject.settled()
-    gaps, memory = await _mix(subject, finding, seconds)
+    gaps, samples = await _mix(subject, finding, seconds)
     _judge_gaps(finding, gaps, seconds)
-    _judge_memory(finding, memory, seconds)
+    _tell_work(finding, samples, seconds)
+    _judge_memory(finding, samples, seconds)
     subject.check(before, finding)
 
 
 Gap = tuple[float, float]
-Memory = list[tuple[float, dict[str, int]]]
 
 
-async def _mix(subject: Subject, finding: Finding, seconds: float) -> tuple[list[Gap], Memory]:
-    """Give the gaps between tokens and the memory of both processes, each with its moment."""
+class Sample(NamedTuple):
+    """What the server is like at a moment.
+
+    Attributes:
+        at: seconds since the traffic began.
+        memory: resident bytes, by process.
+        cpu_s: that the engine has computed for so far.
+        num_tokens: that it has generated so far.
+    """
+
+    at: float
+    memory: dict[str, int]
+    cpu_s: float
+    num_tokens: int
+
+
+async def _mix(
+    subject: Subject, finding: Finding, seconds: float
+) -> tuple[list[Gap], list[Sample]]:
+    """Give the gaps between tokens, each with its moment, and what the server was like."""
     began = time.monotonic()
     end = began + seconds
     counts: Counter[str] = Counter()
     gaps: list[Gap] = []
-    memory: Memory = []
+    samples: list[Sample] = []
 
     async def stream_steadily() -> None:
         while time.monotonic() < end:
@@ -86,7 +105,10 @@ async def _mix(subject: Subject, finding: Finding, seconds: float) -> tuple[list
         processes = subject.processes()
         while time.monotonic() < end:
             held = {name: process.memory_info().rss for name, process in processes.items()}
-            memory.append((time.monotonic() - began, held))
+            times = processes["engine"].cpu_times()
+            num_tokens = await asyncio.to_thread(subject.num_generated_tokens)
+            at = time.monotonic() - began
+            samples.append(Sample(at, held, times.user + times.system, num_tokens))
             await asyncio.sleep(_SAMPLE_S)
 
     async with good_company(subject, finding):
@@ -98,7 +120,7 @@ async def _mix(subject: Subject, finding: Finding, seconds: float) -> tuple[list
             look(),
         )
     finding.numbers |= {"seconds": seconds, **dict(sorted(counts.items()))}
-    return gaps, memory
+    return gaps, samples
 
 
 def _judge_gaps(finding: Finding, gaps: list[Gap], seconds: float) -> None:
@@ -115,12 +137,24 @@ def _judge_gaps(finding: Finding, gaps: list[Gap], seconds: float) -> None:
         finding.missed.append(f"ITL p50 drifts from {first * 1e3:.2f} to {last * 1e3:.2f} ms")
 
 
-def _judge_memory(finding: Finding, memory: Memory, seconds: float) -> None:
+def _tell_work(finding: Finding, samples: list[Sample], seconds: float) -> None:
+    """Write down what a token costs the engine, which other work on the machine hardly changes."""
+    costs = []
+    for place in range(_FIFTHS):
+        begin, end = (seconds / _FIFTHS * edge for edge in (place, place + 1))
+        within = [sample for sample in samples if begin <= sample.at < end]
+        if len(within) > 1 and within[-1].num_tokens > within[0].num_tokens:
+            spent_s = within[-1].cpu_s - within[0].cpu_s
+            costs.append(1e3 * spent_s / (within[-1].num_tokens - within[0].num_tokens))
+    finding.numbers["engine CPU per token by fifth, ms"] = [round(cost, 3) for cost in costs]
+
+
+def _judge_memory(finding: Finding, samples: list[Sample], seconds: float) -> None:
     """Compare the memory of the last fifth of the time with that of the second."""
     fifth = seconds / _FIFTHS
     for name in ("server", "engine"):
-        early = [held[name] for at, held in memory if fifth <= at < 2 * fifth]
-        late = [held[name] for at, held in memory if at >= seconds - fifth]
+        early = [sample.memory[name] for sample in samples if fifth <= sample.at < 2 * fifth]
+        late = [sample.memory[name] for sample in samples if sample.at >= seconds - fifth]
         if not early or not late:
             continue
         start, stop = median(early), median(late)

@@ -386,6 +386,7 @@ def _setups() -> dict[str, Callable[[], EngineCore]]:
     return {
         "nobody drafts": partial(_core, num_blocks=40),
         "a draft model": partial(_core, _model(), num_blocks=60, speculation=3),
+        "auto": partial(_core, _model(), num_blocks=60, speculation="auto"),
         "ngram": partial(_core, drafters="ngram", speculation=3, num_blocks=60),
         "ahead": partial(_late_core, _model(), speculation=2),
     }

@@ -43,6 +43,7 @@ _GAUGES = re.compile(
     r"^outdraft:(num_requests_running|num_requests_waiting|kv_cache_usage_perc)\{.*\} (\S+)$",
     re.MULTILINE,
 )
+_GENERATED = re.compile(r"^outdraft:generation_tokens_total\{.*\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,15 @@ class Subject:
 
     def gauges(self) -> dict[str, float]:
         """Read what the engine says that it holds."""
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=REPLY_S) as answer:
-            found = _GAUGES.findall(answer.read().decode())
+        found = _GAUGES.findall(self._metrics())
         assert len(found) == 3, f"/metrics lacks gauges: {found}"
         return {name: float(value) for name, value in found}
+
+    def num_generated_tokens(self) -> int:
+        """Read how many tokens the engine has generated."""
+        found = _GENERATED.search(self._metrics())
+        assert found is not None, "/metrics lacks generated tokens"
+        return int(float(found[1]))
 
     def holdings(self) -> Holdings:
         """Count what both processes hold."""
@@ -183,6 +189,11 @@ class Subject:
             if line.startswith("Traceback"):
                 end = next((x for x in lines[number + 1 :] if x[:1] not in (" ", "")), "?")
                 finding.violations[f"a traceback in the log: {end[:160]}"] += 1
+
+    def _metrics(self) -> str:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=REPLY_S) as answer:
+            text: str = answer.read().decode()
+        return text
 
     def _tasks(self) -> dict[str, int]:
         path = self.log.with_name("tasks")

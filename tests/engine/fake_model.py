@@ -8,6 +8,7 @@ a wrong hit, an early publication or a block handed out twice cannot go unnotice
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from engine.config import SchedulerConfig
@@ -37,16 +38,22 @@ def make_scheduler(
     draft_max_len: int | None = None,
     known_drafts: KnownDrafts | None = None,
     planner: DraftPlanner | None = None,
+    background_slowdown: float = 0.1,
+    clock: Callable[[], float] = lambda: 1.0,
 ) -> Scheduler:
     """Make a scheduler over a pool of its own."""
     return Scheduler(
-        SchedulerConfig(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens),
+        SchedulerConfig(
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=max_num_batched_tokens,
+            background_slowdown=background_slowdown,
+        ),
         KVCacheManager(num_blocks, BLOCK_SIZE),
         planner=planner or FixedPlanner(known_drafts, num_draft_tokens),
         draft_follows=has_draft and num_draft_tokens > 0,
         max_model_len=max_model_len,
         draft_max_len=draft_max_len,
-        clock=lambda: 1.0,
+        clock=clock,
     )
 
 
@@ -60,6 +67,7 @@ def make_request(
     cache_salt: str = "",
     stop_token_ids: tuple[int, ...] = (),
     may_stop: bool = False,
+    is_background: bool = False,
 ) -> Request:
     """Make a request.
 
@@ -72,6 +80,7 @@ def make_request(
         cache_salt: keeps its prefixes apart.
         stop_token_ids: tokens that end the answer.
         may_stop: whether the model's end-of-sequence token ends the answer.
+        is_background: whether it is background work.
     """
     if isinstance(prompt, int):
         first = 10_000 + sum(map(ord, request_id)) * 1_000
@@ -85,6 +94,7 @@ def make_request(
         arrival_time=arrival_time,
         max_total_tokens=len(prompt) + max_tokens,
         cache_salt=cache_salt,
+        is_background=is_background,
     )
 
 

@@ -35,6 +35,8 @@ from engine.errors import ConfigError
         (SchedulerConfig, {"max_num_seqs": 0}, "max_num_seqs: 0 is below 1"),
         (SchedulerConfig, {"max_num_batched_tokens": 0}, "max_num_batched_tokens: 0"),
         (SchedulerConfig, {"priority_ageing_s": 0.0}, "priority_ageing_s: 0.0 must exceed 0"),
+        (SchedulerConfig, {"background_slowdown": -0.1}, "background_slowdown: -0.1 is no share"),
+        (SchedulerConfig, {"background_slowdown": float("nan")}, "background_slowdown: nan"),
         (SpeculationConfig, {"max_draft_tokens": -1}, "max_draft_tokens: -1 is below 0"),
         (SpeculationConfig, {"max_draft_tokens": 33}, "max_draft_tokens: 33 exceeds 32"),
         (SpeculationConfig, {"synthetic_acceptance": "1.5"}, r"1.5 is outside \[0, 1\]"),

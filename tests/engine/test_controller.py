@@ -10,6 +10,7 @@ from engine.draft_planner import DraftPlan, DraftRoom
 from engine.request import NGRAM, Request
 from engine.sampling_params import SamplingParams
 from engine.speculative.controller import Controller
+from engine.speculative.host_times import Drafting
 from engine.speculative.step_costs import CostGrid, StepCosts
 from engine.speculative.survival import ChainEnd, ClaimedSurvival, ModelSurvival
 from engine.speculative.synthetic_acceptance import SyntheticAcceptance
@@ -70,15 +71,20 @@ class World:
     Args:
         controller: under test.
         acceptance: chance of each draft, given those before it.
+        host_seconds: that a step takes beside its passes, unless nobody plans it.
     """
 
-    def __init__(self, controller: Controller, acceptance: float) -> None:
+    def __init__(
+        self, controller: Controller, acceptance: float, host_seconds: float = 0.0
+    ) -> None:
         self.controller = controller
         self.acceptance = acceptance
+        self.host_seconds = host_seconds
         self._rng = random.Random(3)
 
     def step(self, rooms: list[DraftRoom]) -> list[DraftPlan]:
-        plans = self.controller.plan(rooms)
+        is_awake = self.controller.wakes()
+        plans = self.controller.plan(rooms) if is_awake else [DraftPlan() for _ in rooms]
         shares, outcomes = [], []
         for place, plan in zip(rooms, plans, strict=True):
             shares.append(
@@ -97,7 +103,11 @@ class World:
             place.request.num_computed_tokens += accepted + 1
             place.request.num_draft_computed_tokens = place.request.num_computed_tokens
         costs = self._seconds(plans)
-        self.controller.observe(SchedulerOutput(shares), ModelOutput(outcomes), *costs)
+        step = SchedulerOutput(shares), ModelOutput(outcomes)
+        self.controller.observe(*step, *costs)
+        has_drafts = any(plan.num_tokens for plan in plans)
+        host_seconds = self.host_seconds if has_drafts or is_awake else 0.0
+        self.controller.observe_host(*step, host_seconds)
         return plans
 
     def _seconds(self, plans: list[DraftPlan]) -> tuple[float, float]:
@@ -135,6 +145,22 @@ def test_the_length_follows_the_acceptance() -> None:
     assert used[-1] > 5.0
 
 
+def test_what_the_host_does_for_drafts_is_part_of_their_price() -> None:
+    costs = StepCosts(flat(1 * MS), flat(0.1 * MS))
+    free = World(Controller(costs, nothing, 4), 0.5)
+    assert sum(lengths(free.run(400))[200:]) > 200
+    dear = World(Controller(costs, nothing, 4), 0.5, host_seconds=1 * MS)
+    assert sum(lengths(dear.run(400))[200:]) < 40
+    assert dear.controller.draft_rests
+
+
+def test_prompts_say_nothing_of_what_the_host_does() -> None:
+    controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
+    share = ScheduledRequest(room().request, 2, 0, 0, [1])
+    controller.observe_host(SchedulerOutput([share]), ModelOutput([RequestOutcome([])]), 1.0)
+    assert controller._prices.host.of(1, Drafting.NONE) == 0.0
+
+
 def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     world = World(Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8), 0.0)
     planned = lengths(world.run(1000))
@@ -143,11 +169,17 @@ def test_a_useless_draft_is_given_up_and_tried_ever_more_rarely() -> None:
     assert sum(planned[100:]) > 0, "it is tried now and then"
 
 
-def test_a_controller_that_gave_its_draft_up_sleeps_and_lets_it_rest() -> None:
+@pytest.mark.parametrize(("num_steps", "num_planned"), [(80, 8), (300, 2)])
+def test_a_controller_that_gave_its_draft_up_sleeps_and_lets_it_rest(
+    num_steps: int, num_planned: int
+) -> None:
     controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
-    World(controller, 0.0).run(200)
+    World(controller, 0.0).run(num_steps)
     assert controller.draft_rests
-    assert sum(controller.wakes() for _ in range(40)) == 10
+    asleep = []
+    for _ in range(32):
+        asleep.append(not controller.wakes())
+    assert asleep.count(False) == num_planned
 
 
 def test_drafters_without_a_model_are_asked_in_every_step() -> None:
@@ -250,7 +282,7 @@ def test_the_model_drafts_where_it_promises_more_than_what_is_known() -> None:
 
 
 def test_steps_that_take_longer_than_the_table_says_correct_it() -> None:
-    controller = Controller(StepCosts(flat(5 * MS), flat(1 * MS)), nothing, 8)
+    controller = Controller(StepCosts(flat(5 * MS), None), nothing, 0)
     share = ScheduledRequest(request(), 1, 0, 0, [1])
     for _ in range(300):
         controller.observe(
@@ -318,12 +350,14 @@ def test_at_first_everybody_drafts_so_that_there_is_something_to_go_by() -> None
     assert controller.gate._exchange is None
 
 
-def test_a_plain_step_now_and_then_tells_what_drafts_are_compared_with() -> None:
+def test_a_rest_now_and_then_tells_what_drafts_are_compared_with() -> None:
     world = World(Controller(StepCosts(flat(10 * MS), flat(0.1 * MS)), nothing, 8), 0.97)
     planned = lengths(world.run(600))
     plain = [step for step, count in enumerate(planned) if count == 0]
-    assert 5 < len(plain) < 12
-    assert plain[-1] > 500
+    rests = [step for step in plain if step - 1 not in plain]
+    assert len(plain) == 4 * len(rests)
+    assert 5 < len(rests) < 9
+    assert rests[-1] > 500
 
 
 def test_a_chain_with_a_gate_is_planned_in_full_and_alike_for_all() -> None:

@@ -194,6 +194,7 @@ def test_what_is_under_way_when_a_request_ends_is_dropped(late_core: MakeCore) -
     core.abort(["a-0"])
     assert not core.has_unfinished or core.step()[0].finish_reason is FinishReason.ABORT
     assert core.kv.num_free_blocks == free
+    assert not core._ledger._untold
     expected = generate(make_core(tiny_llama()), PROMPTS[:2], greedy(20))
     assert generate(core, PROMPTS[:2], greedy(20)) == expected
     core.kv.check_invariants()
@@ -235,6 +236,7 @@ def test_random_schedules_change_no_words(seed: int, late_core: MakeCore) -> Non
         else:
             assert written == answer
     assert core.kv.usage == 0.0
+    assert not core._ledger._untold
 
 
 def _run_at_random(

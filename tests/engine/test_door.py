@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from engine.client.messages import AddRequests, NewRequest, encoder, to_engine_decoder
 from engine.door import ModelInfo, make_requests
 from engine.errors import ContextLengthExceededError, InvalidRequestError
 from engine.request import FinishReason
@@ -35,6 +36,21 @@ def test_makes_one_request_per_choice_with_the_same_seed() -> None:
     assert {request.priority for request in requests} == {2}
     assert {request.max_total_tokens for request in requests} == {6}
     assert requests[0].eos_token_ids == frozenset({2})
+
+
+@pytest.mark.parametrize("is_background", [True, False])
+def test_background_work_stays_so_on_its_way_to_the_engine(is_background: bool) -> None:
+    requests = make_requests(
+        [5],
+        SamplingParams(n=2, max_tokens=4),
+        request_id="r",
+        info=model_info(),
+        is_background=is_background,
+    )
+    sent = encoder.encode(AddRequests([NewRequest.of(request) for request in requests]))
+    heard = to_engine_decoder.decode(sent)
+    assert isinstance(heard, AddRequests)
+    assert [new.make().is_background for new in heard.requests] == [is_background] * 2
 
 
 def test_choices_do_not_share_their_token_lists() -> None:

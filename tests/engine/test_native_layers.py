@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import GemmaConfig, GemmaForCausalLM, PreTrainedModel
 
 from engine.config import INT8, NONE, ModelConfig
 from engine.kv_cache.storage import KVCacheStorage
@@ -18,6 +18,7 @@ from engine.model.loader import LoadedModel, from_model
 from engine.model.native_layers import NativeLayers, use_native_layers
 from engine.model.self_check import chunked_logits
 from engine.model_pair import compile_if_asked
+from kernels.decoder_layers_cpu import GELU_TANH
 from kernels.packed_matrix import serves
 from kernels.paged_attention import plan_paged_attention
 from tests.parity.families import FAMILIES, build_family
@@ -183,6 +184,57 @@ def test_a_model_with_other_ends_keeps_them() -> None:
     model.model.embed_tokens.register_forward_hook(lambda _, __, hidden: hidden * 2.0)
     loaded = native(model)
     assert layers_of(loaded).ends is None
+
+
+def test_a_model_that_scales_its_embedding_keeps_its_ends_and_gives_its_layers() -> None:
+    """Gemma 1: GELU by tanh, norms that add 1 to their weight, a scaled embedding."""
+
+    def build() -> PreTrainedModel:
+        torch.manual_seed(0)
+        config = GemmaConfig(
+            vocab_size=128,
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=256,
+            bos_token_id=None,
+            eos_token_id=None,
+            pad_token_id=None,
+        )
+        return GemmaForCausalLM(config).eval()
+
+    loaded = native(build())
+    assert layers_of(loaded).ends is None
+    assert layers_of(loaded).shape.activation == GELU_TANH
+    prompts, settings = random_prompts(4), [greedy(12), seeded(12)] * 2
+    expected = generate(make_core(from_model(build())), prompts, settings)
+    assert generate(make_core(loaded), prompts, settings) == expected
+    for ours, own in zip(chunked_logits(loaded), chunked_logits(from_model(build())), strict=True):
+        torch.testing.assert_close(ours, own, atol=2e-4, rtol=2e-4)
+
+
+def test_a_head_of_another_type_is_left_alone() -> None:
+    def build() -> PreTrainedModel:
+        model = tiny_llama().bfloat16()
+        model.lm_head.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+        return model
+
+    loaded = native(build())
+    assert layers_of(loaded).ends is None
+    prompts, settings = random_prompts(2), [greedy(8), seeded(8)]
+    words = generate(make_core(loaded), prompts, settings)
+    assert generate(make_core(loaded, speculation=3), prompts, settings) == words
+
+
+def test_layers_of_mixed_types_are_left_alone() -> None:
+    model = tiny_llama().bfloat16()
+    down = model.model.layers[1].mlp.down_proj.float()
+    down.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    down.register_forward_hook(lambda _, __, output: output.bfloat16())
+    assert native(model).native is None
 
 
 @pytest.mark.parametrize("quantization", [NONE, INT8])

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from engine.speculative.pass_prices import Line, PassPrices
+from engine.speculative.host_times import Drafting, HostTimes
+from engine.speculative.pass_prices import Chains, Line, PassPrices
 from engine.speculative.step_costs import CostGrid, StepCosts
 
 
@@ -47,16 +48,52 @@ def test_one_step_that_was_held_up_changes_little() -> None:
 def test_a_step_is_priced_by_its_passes() -> None:
     prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
     for _ in range(100):
-        prices.observe(2, 6, 4, [3, 1], draft_seconds=0.006, target_seconds=0.030)
+        prices.observe(
+            2, 6, 4, Chains([3, 1], Drafting.FREE), draft_seconds=0.006, target_seconds=0.030
+        )
     assert prices.target_pass(2, 6) == pytest.approx(0.030, rel=0.01)
     # Three passes of 1 ms by the table took 6 ms.
-    assert prices.draft_pass(1) == pytest.approx(0.002, rel=0.1)
+    assert prices.draft_pass(1, Drafting.FREE) == pytest.approx(0.002, rel=0.1)
+
+
+def test_a_step_is_dearer_by_what_the_host_does_beside_its_passes() -> None:
+    prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
+    assert prices.plain_step(2) == prices.target_pass(2, 2)
+    prices.host.observe(2, 0.005, Drafting.NONE)
+    assert prices.plain_step(2) == pytest.approx(0.015)
+
+
+def test_host_times_are_means_by_requests_and_kind() -> None:
+    host = HostTimes()
+    assert host.of(4, Drafting.NONE) == host.of(4, Drafting.GATED) == 0.0
+    host.observe(2, 0.010, Drafting.NONE)
+    assert host.of(12, Drafting.NONE) == pytest.approx(0.020)
+    # Of steps with drafts nothing is known yet.
+    assert host.of(2, Drafting.GATED) == pytest.approx(0.010)
+    for _ in range(500):
+        host.observe(2, 0.030, Drafting.GATED)
+    assert host.of(2, Drafting.GATED) == pytest.approx(0.030)
+    assert host.of(2, Drafting.NONE) == pytest.approx(0.010)
+
+
+def test_a_step_that_the_host_held_up_hardly_moves_its_mean() -> None:
+    host = HostTimes()
+    for _ in range(100):
+        host.observe(1, 0.001, Drafting.NONE)
+    host.observe(1, 10.0, Drafting.NONE)
+    assert host.of(1, Drafting.NONE) < 0.0011
+    # Where a device ran ahead the host takes nothing, until it does.
+    idle = HostTimes()
+    idle.observe(1, 0.0, Drafting.NONE)
+    for _ in range(500):
+        idle.observe(1, 0.001, Drafting.NONE)
+    assert idle.of(1, Drafting.NONE) == pytest.approx(0.001, rel=0.01)
 
 
 def test_a_step_without_drafts_says_nothing_of_the_draft() -> None:
     prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
-    prices.observe(2, 2, 1, [0, 0], draft_seconds=1.0, target_seconds=0.010)
-    assert prices.draft_pass(1) == 0.001
+    prices.observe(2, 2, 1, Chains([0, 0], Drafting.FREE), draft_seconds=1.0, target_seconds=0.010)
+    assert prices.draft_pass(1, Drafting.FREE) == 0.001
 
 
 def test_what_a_pass_costs_does_not_depend_on_what_was_asked_before() -> None:

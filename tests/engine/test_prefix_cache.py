@@ -68,7 +68,7 @@ def test_a_block_is_expected_until_everyone_who_computes_it_is_done() -> None:
         cache.expect(hash_)
     cache.unexpect(A)
     assert cache.is_expected(A)
-    cache.check_invariants(expected=[A, B])
+    cache.check_invariants(expected=[(A, False), (B, False)])
     cache.unexpect(A)
     assert not cache.is_expected(A)
     assert cache.is_expected(B)

@@ -128,6 +128,7 @@ def test_only_the_request_that_does_not_fit_alone_fails() -> None:
     deltas = run_bounded(core)
     (end,) = deltas.pop("whale-0")
     assert (end.finish_reason, end.error) == (FinishReason.ERROR, OUT_OF_MEMORY)
+    assert not core._ledger._untold
     assert [tokens_of(deltas[f"r{index}-0"]) for index in range(len(PROMPTS))] == expected
     assert core.kv.usage == 0.0
 

@@ -10,7 +10,7 @@ import pytest
 from engine.client.messages import StepOutputs, encoder, from_engine_decoder
 from engine.core import EngineCore
 from engine.metrics import EngineStats
-from engine.request import DRAFT_MODEL, NGRAM, RequestDelta, SpeculationStats
+from engine.request import DRAFT_MODEL, NGRAM, FinishReason, RequestDelta, SpeculationStats
 from engine.step import KnownDraft, ModelOutput, RequestOutcome, ScheduledRequest, SchedulerOutput
 from engine.step_ledger import Planning, StepClock, StepLedger
 from tests.engine.fake_model import make_request
@@ -113,6 +113,18 @@ def test_requests_that_are_gone_leave_nothing_behind() -> None:
     ledger = StepLedger(EngineStats())
     book(ledger, [(share("a", 5), RequestOutcome([]))], SetClock(1.0, 2.0, 0.5))
     ledger.forget(["a", "unknown"])
+    assert not ledger._untold
+
+
+def test_a_request_given_up_while_its_step_is_under_way_leaves_nothing_behind() -> None:
+    ledger = StepLedger(EngineStats())
+    given_up, other = share("a"), share("b")
+    given_up.request.finish(FinishReason.ABORT)
+    scheduled = SchedulerOutput([given_up, other])
+    delta = RequestDelta("b", [7])
+    clock = SetClock(1.0, 2.0, 0.5)
+    ledger.book(scheduled, ModelOutput([outcome(), outcome()]), [delta], clock, Planning())
+    assert delta.report.verify_seconds == 1.0
     assert not ledger._untold
 
 

@@ -1,4 +1,4 @@
-"""The C function for few rows against the reference, and what happens where there is none."""
+"""The C function that attends, against the reference, and what happens where there is none."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_equals_reference(
         if "sinks" in keywords:
             keywords["sinks"] = torch.randn(shape[0])
         plan = plan_paged_attention(tables, bounds, lengths, 4, dtype=dtype)
-        assert plan.few is not None
+        assert plan.attended is not None
         assert not plan.groups
         ours = paged_attention(query, keys, values, plan, scaling=0.3, **keywords)
         assert ours.dtype == dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -73,6 +74,21 @@ def test_seats_that_the_engine_cannot_fill_are_no_room() -> None:
     enter(door, "a", 2)
     with pytest.raises(OverloadedError):
         enter(door, "b")
+
+
+def test_background_work_takes_no_places() -> None:
+    stats = EngineStats(num_waiting=3, num_background_waiting=3)
+    door = admission(stats, max_requests=0, num_seats=1)
+    batch = [replace(request, is_background=True) for request in prompt("batch", 5)]
+    tickets = [door.enter(ANYBODY, [batch])]
+    tickets[0].begin("batch-0")
+    assert (door.num_waiting, door.num_begun) == (0, 0)
+    tickets.append(enter(door, "chat"))
+    with pytest.raises(OverloadedError):
+        enter(door, "late")
+    for ticket in tickets:
+        ticket.close()
+    assert (door.num_waiting, door.num_waiting_tokens, door.num_begun) == (0, 0, 0)
 
 
 def test_a_call_that_fits_no_empty_queue_is_refused_for_good() -> None:

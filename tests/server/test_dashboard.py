@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from engine.metrics import EngineStats
 from tests.conftest import ROOT
 from tests.server.harness import Api, run, saying, serving
+from tests.server.remembering import IN_MEMORY
 
 DASHBOARD = ROOT / "examples/grafana/outdraft.json"
 GIVEN = {"$__rate_interval", "$__range", "$model_name", "$instance", "$datasource"}
@@ -45,7 +46,7 @@ async def told(api: Api) -> dict[str, set[str]]:
 
 def test_every_metric_and_label_of_the_dashboard_is_told(dashboard: dict[str, Any]) -> None:
     async def scenario() -> None:
-        async with serving(saying("hello")) as api:
+        async with serving(saying("hello"), config=IN_MEMORY) as api:
             await api.chat()
             await api.chat(nonsense=1)
             stats: EngineStats = api.engine.stats
@@ -71,7 +72,7 @@ def test_every_metric_and_label_of_the_dashboard_is_told(dashboard: dict[str, An
 
 def test_every_metric_of_the_readme_is_told() -> None:
     async def scenario() -> None:
-        async with serving(saying("hello")) as api:
+        async with serving(saying("hello"), config=IN_MEMORY) as api:
             await api.chat()
             text = (await api.http.get("/metrics")).text
         readme = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -131,5 +132,6 @@ def test_it_shows_what_an_operator_asks_for(dashboard: dict[str, Any]) -> None:
         "errors_total",
         "engine_restarts_total",
         "requests_refused_total",
+        "response_cache_hits_total",
     ):
         assert f"outdraft:{name}" in shown

@@ -171,7 +171,7 @@ def test_the_settings_of_supervision_are_shown() -> None:
     async def scenario() -> None:
         async with serving() as api:
             info = json.loads((await api.http.get("/server_info")).text)
-            assert info["supervision"]["engine_restarts"] == 5
+            assert info["supervision"]["engine_restarts"] == 10
             assert info["server"]["drain_timeout_s"] == 25.0
 
     run(scenario)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from engine.errors import EngineDeadError
+from engine.metrics import EngineStats
 from engine.request import FinishReason
 from tests.doubles import FakeCore
 from tests.server.harness import MODEL, USER, Api, error_of, run, saying, serving
@@ -87,6 +89,27 @@ def test_models_are_listed_and_described() -> None:
             assert card["max_model_len"] == 128
             assert (await api.http.get(f"/v1/models/{MODEL}")).json() == card
             error_of(await api.http.get("/v1/models/org/other"), 404)
+
+    run(scenario)
+
+
+def test_metrics_tell_background_work_apart() -> None:
+    class Busy(FakeCore):
+        def stats(self) -> EngineStats:
+            return replace(
+                super().stats(),
+                num_background_running=3,
+                num_background_paused=2,
+                num_background_waiting=5,
+            )
+
+    async def scenario() -> None:
+        async with serving(core=Busy()) as api:
+            await api.chat()
+            found = await samples(api)
+            names = ("running", "paused", "waiting")
+            counts = [found[f"outdraft:num_background_{name}"] for name in names]
+            assert counts == [3, 2, 5]
 
     run(scenario)
 
