@@ -14,7 +14,7 @@ endif
 # Clients do not all fit into one environment: one for each file of pinned versions.
 CLIENTS := $(patsubst tests/clients/environments/%.txt,.venv-clients/%,$(wildcard tests/clients/environments/*.txt))
 
-.PHONY: serve test clients-test format lint type bench chaos gpu gpu-profile gpu-sanitize install clean
+.PHONY: serve test clients-test browser-test screenshots format lint type bench chaos gpu gpu-profile gpu-sanitize install clean
 
 serve: $(ENVIRONMENT)  ## serve the demo pair on http://127.0.0.1:8000 (ARGS="MODEL --draft ...")
 	$(PYTHON) -m server.cli.main serve $(ARGS)
@@ -27,6 +27,15 @@ clients-test: $(ENVIRONMENT) $(CLIENTS:=/.installed) tests/clients/js/node_modul
 	  echo "$$place"; \
 	  OUTDRAFT_SERVER_PYTHON=$(PYTHON) $$place/bin/python -m pytest -q tests/clients $(ARGS) || exit 1; \
 	done
+
+# Playwright's own browser where it can be fetched, else one of the system's.
+browser-test: $(ENVIRONMENT) tests/browser/node_modules/.package-lock.json
+	$(PYTHON) -m pip install --disable-pip-version-check --quiet -c constraints.txt playwright
+	$(PYTHON) -m playwright install chromium || echo "make browser-test: taking a browser from the PATH"
+	$(PYTHON) -m pytest -q tests/browser $(ARGS)
+
+screenshots: $(ENVIRONMENT)  ## pictures of the playground, by the browser of browser-test (ARGS="--only race-phone")
+	$(PYTHON) -m tests.browser.screenshots $(ARGS)
 
 format: $(ENVIRONMENT)
 	$(PYTHON) -m ruff check --fix --quiet . || true
@@ -71,9 +80,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(@D)/bin/python -m pip install --disable-pip-version-check -r $<
 	@touch $@
 
+tests/browser/node_modules/.package-lock.json: tests/browser/package-lock.json
+	@if command -v npm; then cd $(<D) && npm ci --no-audit --no-fund && touch node_modules/.package-lock.json; \
+	else echo "npm is not installed: what axe would find is skipped"; fi
+
 tests/clients/js/node_modules/.package-lock.json: tests/clients/js/package-lock.json
 	@if command -v npm; then cd $(<D) && npm ci --no-audit --no-fund && touch node_modules/.package-lock.json; \
 	else echo "npm is not installed: the JavaScript clients are skipped"; fi
 
 clean:
-	rm -rf $(VENV) .venv-clients tests/clients/js/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-clients tests/clients/js/node_modules tests/browser/node_modules build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

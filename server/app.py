@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI
 
 from server.access_log import CallMiddleware
@@ -37,6 +39,7 @@ from server.routes import (
     server_info,
     statistics,
     tokenize,
+    web,
 )
 from server.security_headers import SecurityHeadersMiddleware
 from server.served import Served
@@ -44,6 +47,7 @@ from server.statistics.channel import Channel, Channels
 from server.stored_chats import ChatStore
 from server.synthetic_mark import SyntheticMarkMiddleware
 from server.tenant_stores import TenantStores
+from server.web_files import WebFile, read_web_files
 
 _NO_DATA_DIR = NoDataDir("It was started without a data directory.")
 
@@ -84,12 +88,14 @@ def create_app(
     )
     _set_limits(served, config)
     _set_cache(served, config)
-    _add_middleware(app, served, config, keys)
+    files = read_web_files() if config.web else {}
+    _add_middleware(app, served, config, keys, files)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize, files, batch_routes):
         app.include_router(room.router)
     for room in (models, health, metrics, statistics, server_info):
         app.include_router(room.router)
+    app.router.routes += web.web_routes(files)
     install_openapi(app)
     return app
 
@@ -122,14 +128,20 @@ def _set_cache(served: Served, config: ServerConfig) -> None:
     served.metrics.add(CacheMetrics(served.name, served.response_cache))
 
 
-def _add_middleware(app: FastAPI, served: Served, config: ServerConfig, keys: KeyRing) -> None:
+def _add_middleware(
+    app: FastAPI,
+    served: Served,
+    config: ServerConfig,
+    keys: KeyRing,
+    files: Mapping[str, WebFile],
+) -> None:
     """Add what every call goes through; what is added last sees it first."""
     if served.response_cache is not None:
         app.add_middleware(CachePolicyMiddleware, count=served.response_cache.count)
     accounts = served.admission.accounts
     if not accounts.limits.are_none:
         app.add_middleware(RateLimitMiddleware, accounts=accounts, metrics=served.metrics)
-    app.add_middleware(AuthMiddleware, keys=keys, metrics=served.metrics)
+    app.add_middleware(AuthMiddleware, keys=keys, metrics=served.metrics, files=files)
     # A browser asks whether it may call before it sends a key.
     install_cors(app, config, has_keys=keys.has_api_keys)
     hosts = known_hosts(config, has_keys=keys.has_api_keys)

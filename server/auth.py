@@ -1,11 +1,13 @@
-"""Lets nobody in without a key, where there are keys: every path but two, known or not. Pure ASGI.
+"""Lets nobody in without a key, where there are keys: every path, known or not. Pure ASGI.
 
-What is guarded is not listed, so a new route cannot be forgotten; what is open is. OpenAI's clients
-send `Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`; either is taken on every path.
+What is guarded is not listed, so a new route cannot be forgotten; what is open is: health checks,
+and to be read only, one by one, the files of the playground's page. OpenAI's clients send
+`Authorization: Bearer KEY`, Anthropic's `x-api-key: KEY`; either is taken on every path.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from ipaddress import IPv6Address, ip_address
 
 from starlette.datastructures import Headers
@@ -21,6 +23,7 @@ from server.refusals import ForbiddenError, Refusal, RefusalError, UnauthorisedE
 OPEN_PATHS = frozenset({"/health", "/ready"})
 ADMIN_PATHS = frozenset({"/metrics", "/server_info", "/statistics"})
 ADMIN_PREFIX = "/admin/"
+_READING = frozenset({"GET", "HEAD"})
 _SCOPE_KEY = "outdraft.caller"
 _IPV6_HOST_BITS = 64
 
@@ -32,12 +35,16 @@ class AuthMiddleware:
         app: what is guarded.
         keys: that open it.
         metrics: hears of refusals.
+        files: paths of files that anybody may read.
     """
 
-    def __init__(self, app: ASGIApp, keys: KeyRing, metrics: ServerMetrics) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: KeyRing, metrics: ServerMetrics, files: Collection[str] = ()
+    ) -> None:
         self._app = app
         self._keys = keys
         self._metrics = metrics
+        self._files = frozenset(files)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the call on with its caller, or answer that it is refused."""
@@ -70,7 +77,7 @@ class AuthMiddleware:
         path: str = scope["path"]
         is_admins = path in ADMIN_PATHS or path.startswith(ADMIN_PREFIX)
         is_admins = is_admins and self._keys.has_admin_keys
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or (path in self._files and scope["method"] in _READING):
             return ANYBODY
         given = _given_keys(Headers(scope=scope))
         caller = None if self._keys.is_empty else self._keys.find(given)

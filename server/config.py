@@ -96,6 +96,7 @@ class ServerConfig:
     ignore_unknown_fields: bool = option(
         False, "drop fields of requests that are unknown or not served, instead of refusing them"
     )
+    web: bool = option(True, "show the playground, a page to chat with the model, at /")
     tool_parser: str = option(
         "auto", "how the model writes calls; auto = as its chat template shows, none = no tools"
     )

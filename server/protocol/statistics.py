@@ -18,7 +18,7 @@ class Percentiles(TypedDict):
 
 
 class DraftedTokens(TypedDict):
-    """Draft tokens of one drafter that were verified, and those of them that were accepted."""
+    """Draft tokens that were verified, and those of them that were accepted."""
 
     proposed: int
     accepted: int
@@ -44,7 +44,9 @@ class Statistics(TypedDict):
     tokens_per_target_pass: float | None
     draft_tokens_per_pass: float | None
     acceptance_rate: float | None
+    tokens_per_step: float | None
     acceptance_by_position: list[float]
+    by_position: list[DraftedTokens]
     by_drafter: dict[str, DraftedTokens]
     estimated_speedup: float | None
     requests_running: int

@@ -78,6 +78,7 @@ def summarise(
     num_blocks = engine.info.num_blocks - 1 if served.is_ready else 0
     tokens_per_second = last.per_second(_PREFIX + "generation_tokens_total")
     limit = speculation.max_draft_tokens
+    by_position = _by_position(last)
     return {
         "time": last.now.time,
         "interval_s": interval_s,
@@ -98,8 +99,12 @@ def summarise(
             _PREFIX + "spec_decode_num_accepted_tokens_total",
             _PREFIX + "spec_decode_num_draft_tokens_total",
         ),
-        "acceptance_by_position": _by_position(last),
-        "by_drafter": _by_drafter(last),
+        "tokens_per_step": last.ratio(
+            _PREFIX + "iteration_tokens_total_sum", _PREFIX + "iteration_tokens_total_count"
+        ),
+        "acceptance_by_position": [c["accepted"] / c["proposed"] for c in by_position],
+        "by_position": by_position,
+        "by_drafter": _drafted(last, _DRAFTED, _ACCEPTED),
         "estimated_speedup": _speedup(served, last),
         "requests_running": int(totals[_PREFIX + "num_requests_running"]),
         "requests_waiting": int(totals[_PREFIX + "num_requests_waiting"]),
@@ -118,17 +123,17 @@ def summarise(
     }
 
 
-def _by_position(last: Span) -> list[float]:
-    """Give the share that was accepted at each draft position, as far as drafts went."""
-    drafted, accepted = last.growth_by_label(_DRAFTED_AT), last.growth_by_label(_ACCEPTED_AT)
-    return [accepted[place] / count for place, count in drafted.items() if count]
+def _by_position(last: Span) -> list[DraftedTokens]:
+    """Count at each draft position, as far as drafts went."""
+    counts = _drafted(last, _DRAFTED_AT, _ACCEPTED_AT).values()
+    return [count for count in counts if count["proposed"]]
 
 
-def _by_drafter(last: Span) -> dict[str, DraftedTokens]:
-    drafted, accepted = last.growth_by_label(_DRAFTED), last.growth_by_label(_ACCEPTED)
+def _drafted(last: Span, drafted_name: str, accepted_name: str) -> dict[str, DraftedTokens]:
+    drafted, accepted = last.growth_by_label(drafted_name), last.growth_by_label(accepted_name)
     return {
-        name: {"proposed": int(count), "accepted": int(accepted[name])}
-        for name, count in drafted.items()
+        label: {"proposed": int(count), "accepted": int(accepted[label])}
+        for label, count in drafted.items()
     }
 
 

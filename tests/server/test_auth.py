@@ -13,13 +13,17 @@ from starlette.routing import Route
 from server.auth import ADMIN_PATHS, OPEN_PATHS
 from server.config import ServerConfig
 from server.openapi import OPERATIONS
+from server.web_files import read_web_files
 from tests.server.harness import MODEL, USER, Api, error_of, run, saying, serving
 
 KEY, OTHER, ADMIN = "sk-alice-0123456789", "sk-bob-0123456789", "sk-admin-0123456789"
 GUARDED = ServerConfig(api_key=(KEY, OTHER), admin_key=(ADMIN,))
 BEARER = {"authorization": f"Bearer {KEY}"}
 WRONG = {"authorization": "Bearer sk-nobody-0123456789"}
-UNKNOWN = ("/", "/v1", "/nothing", "/health/", "/health/x", "/ready/../v1/models", "//health")
+UNKNOWN = (
+    "/web", "/web/", "/web/../v1/models", "/web/nothing.js", "/v1", "/nothing", "/health/",
+    "/health/x", "/ready/../v1/models", "//health",
+)  # fmt: skip
 
 
 def routes(given: Iterable[Any]) -> Iterator[APIRoute | Route]:
@@ -52,7 +56,8 @@ def test_every_route_of_the_app_needs_a_key(headers: dict[str, str]) -> None:
             found = endpoints(api)
             assert len({path for _, path in found}) >= len({path for _, path in OPERATIONS}) + 3
             assert {path for _, path in found} >= {"/metrics", "/v1/messages", "/docs", "/version"}
-            guarded = [place for place in found if place[1] not in OPEN_PATHS]
+            open_paths = OPEN_PATHS | set(read_web_files())
+            guarded = [place for place in found if place[1] not in open_paths]
             assert len(guarded) > 25
             for method, path in guarded:
                 response = await api.http.request(method, path, headers=headers)

@@ -118,6 +118,7 @@ def test_rates_are_those_of_what_was_answered() -> None:
             assert told["draft_tokens_per_pass"] == 1.0
             assert told["acceptance_rate"] == 1.0
             assert told["acceptance_by_position"] == [1.0]
+            assert told["by_position"] == [{"proposed": 3, "accepted": 3}]
             assert told["by_drafter"] == {"draft_model": {"proposed": 3, "accepted": 3}}
             assert told["prefix_hit_rate"] == 0.0
             assert told["cost_per_million_tokens"] == pytest.approx(
