@@ -45,6 +45,7 @@ def endless(page: Any) -> None:
 def test_an_answer_streams(at: Watched) -> None:
     page = at.open()
     endless(page)
+    set_field(page, "maxTokens", "400")
     page.evaluate(
         """() => {
           globalThis.lengths = new Set();

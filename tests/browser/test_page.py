@@ -124,6 +124,7 @@ def test_conversations_outlive_a_reload_and_can_be_renamed_and_deleted(at: Watch
     titles = page.locator(".conversations .title").all_inner_texts()
     assert titles == ["I need a taxi.", DOG]
     assert page.locator(".message.assistant .markdown").inner_text() == said
+    page.locator(".conversations li").first.hover()
     page.locator("[aria-label^='Rename']").first.click()
     page.fill("#asked-text", "A ride")
     page.keyboard.press("Enter")

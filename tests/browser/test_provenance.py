@@ -66,7 +66,10 @@ def test_the_card_of_a_token_says_what_is_known_of_it(at: Watched) -> None:
     at.ask(DOG)
     at.answer().locator(".view-switch").click()
     tokens = [token for one in passes for token in one["tokens"]]
-    for origin, title in (("draft", "Accepted draft of draft model"), ("target", "The target's")):
+    for origin, title in (
+        ("draft", "Accepted draft of the draft model"),
+        ("target", "The target's"),
+    ):
         index = next(i for i, token in enumerate(tokens) if token["origin"] == origin)
         page.locator(".tokens .token").nth(index).hover()
         card = page.locator(".token-card").inner_text()

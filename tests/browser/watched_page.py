@@ -16,6 +16,8 @@ document.addEventListener("securitypolicyviolation", (event) => {
   globalThis.__stopped.push(`${event.violatedDirective} ${event.blockedURI} ${event.sourceFile}`);
 });
 """
+# Other processes may share the machine; nothing waits longer than it must.
+PATIENCE_S = 90
 LAPTOP = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 
@@ -37,7 +39,7 @@ class Watched:
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.asked: list[dict[str, Any]] = []
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(PATIENCE_S * 1000)
         page.on("console", self._hear)
         page.on("pageerror", lambda error: self.complaints.append(f"pageerror: {error}"))
         page.on("request", self._note)
@@ -64,7 +66,7 @@ class Watched:
 
     def until(self, expression: str) -> None:
         """Wait until something is so on the page, whose policy forbids playwright's own way."""
-        wait_for(lambda: bool(self.page.evaluate(expression)), 30, expression)
+        wait_for(lambda: bool(self.page.evaluate(expression)), PATIENCE_S, expression)
 
     def answer(self) -> Any:
         """Wait until the last answer is over, and give its element."""

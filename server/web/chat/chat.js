@@ -60,8 +60,11 @@ class Chat {
   /** Show what was kept, the latest first. */
   async start() {
     this.#show(this.#open);
-    this.#all = await conversations.allConversations();
-    this.#all.forEach(conversations.noteInterruption);
+    const found = await conversations.allConversations();
+    found.forEach(conversations.noteInterruption);
+    // Something may have been asked while the database was opened.
+    const isNew = (one) => !this.#all.some(({ id }) => id === one.id);
+    this.#all = [...this.#all, ...found.filter(isNew)];
     if (this.#all.length && !this.#open.messages.length) this.#show(this.#all[0]);
     this.composer.input.focus({ preventScroll: true });
   }

@@ -25,10 +25,13 @@ export class ApiError extends Error {
  */
 export async function call(path, { body, signal } = {}) {
   for (;;) {
-    const response = await send(path, body, signal);
+    const key = currentKey();
+    const response = await send(path, key, body, signal);
     if (response.ok) return response;
     const error = await errorOf(response);
-    if (response.status !== 401 || !(await askForKey(error.message))) throw error;
+    if (response.status !== 401) throw error;
+    // Somebody may have given another key since this call was sent.
+    if (key === currentKey() && !(await askForKey(error.message))) throw error;
   }
 }
 
@@ -63,9 +66,9 @@ function lost() {
   return new ApiError("The connection ended before the answer did.", { code: "network" });
 }
 
-async function send(path, body, signal) {
+async function send(path, key, body, signal) {
   const headers = {};
-  if (currentKey()) headers.authorization = `Bearer ${currentKey()}`;
+  if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
   try {
     return await fetch(new URL(path, document.baseURI), {

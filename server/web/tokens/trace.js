@@ -1,7 +1,7 @@
 // Where the tokens of one answer came from: the passes that the stream tells, and sums over them.
 
 const DRAFTERS = {
-  draft_model: "draft model",
+  draft_model: "the draft model",
   ngram: "n-gram lookup",
   suffix: "suffix lookup",
   prediction: "the caller's prediction",
