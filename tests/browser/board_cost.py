@@ -10,14 +10,15 @@ answer: the engine's is what statistics cost a step, the server's what sending t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -93,23 +94,21 @@ def _cpu_seconds(process: psutil.Process) -> float:
 
 @contextmanager
 def load(url: str) -> Iterator[None]:
-    """Have callers ask without pause until the block ends."""
-    is_over = threading.Event()
-    callers = [threading.Thread(target=_call, args=(url, is_over, n)) for n in range(CALLERS)]
+    """Have callers ask without pause until the block ends, in processes of their own."""
+    spawn = multiprocessing.get_context("spawn")
+    callers = [spawn.Process(target=_call, args=(url, n)) for n in range(CALLERS)]
     for caller in callers:
         caller.start()
     try:
         yield
     finally:
-        is_over.set()
         for caller in callers:
+            caller.terminate()
             caller.join()
 
 
-def _call(url: str, is_over: threading.Event, number: int) -> None:
-    seed = number
-    while not is_over.is_set():
-        seed += CALLERS
+def _call(url: str, number: int) -> None:
+    for seed in itertools.count(number, CALLERS):
         body = {"messages": [{"role": "user", "content": _PROMPT}], "seed": seed}
         request = urllib.request.Request(
             f"{url}/v1/chat/completions",
