@@ -88,14 +88,14 @@ def create_app(
     )
     _set_limits(served, config)
     _set_cache(served, config)
-    files = read_web_files() if config.web else {}
-    _add_middleware(app, served, config, keys, files)
+    page = read_web_files() if config.web else {}
+    _add_middleware(app, served, config, keys, page)
     install_error_handlers(app)
     for room in (chat, completions, responses, messages, tokenize, files, batch_routes):
         app.include_router(room.router)
     for room in (models, health, metrics, statistics, server_info):
         app.include_router(room.router)
-    app.router.routes += web.web_routes(files)
+    app.router.routes += web.web_routes(page)
     install_openapi(app)
     return app
 
