@@ -72,10 +72,8 @@ def make_requests(
 ) -> list[Request]:
     """Check one prompt against the model's limits and make one request per choice.
 
-    The seed is drawn where none is given, and is the same for all choices; log probabilities of
-    the prompt are the first choice's to compute. With `max_tokens` 0 and none of these nothing is
-    left to do: such requests come back already finished (`length`) and must not be given to the
-    engine.
+    A seed that is drawn is the same for all choices; log probabilities of the prompt are the first
+    choice's. With `max_tokens` 0 and none of these, requests come back already finished (`length`).
 
     Args:
         prompt_token_ids: the prompt, at least one token.

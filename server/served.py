@@ -180,9 +180,7 @@ class Served:
         shown_ids: frozenset[int] = frozenset(),
         wants_provenance: bool = False,
     ) -> Generation:
-        """Check the prompts at the door and give them to the engine, all or none.
-
-        An answer that is remembered is told again instead.
+        """Give prompts to the engine, all or none; or tell again an answer that is remembered.
 
         Args:
             kind: how the call's id begins.
