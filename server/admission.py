@@ -96,7 +96,8 @@ class Admission:
             request.request_id: request.num_prompt_tokens
             for prompt in prompts
             for request in prompt
-            if takes_places and not request.is_finished
+            # Background work takes no places of those who wait for an answer.
+            if takes_places and not request.is_finished and not request.is_background
         }
         account = self.accounts.of("" if caller.is_admin else caller.account)
         num_prompt_tokens = sum(prompt[0].num_prompt_tokens for prompt in prompts)
@@ -105,10 +106,6 @@ class Admission:
         except RateLimitedError:
             self._metrics.count_refusal(Refusal.RATE_LIMITED)
             raise
-        self._check_all_fit(len(waiting), sum(waiting.values()))
-        if prompts[0][0].is_background:
-            # It takes no places of those who wait for an answer.
-            waiting = {}
         self._check_room(len(waiting), sum(waiting.values()))
         account.num_open += 1
         account.spend_tokens(num_prompt_tokens)
@@ -136,18 +133,12 @@ class Admission:
         if is_over:
             self._ends.append(time.monotonic())
 
-    def _check_all_fit(self, num_new: int, num_tokens: int) -> None:
+    def _check_room(self, num_new: int, num_tokens: int) -> None:
+        if not num_new:
+            return
         limits = self._limits
         if limits.max_requests is not None:
             self._check_fits("n", "answers", num_new, limits.max_requests + limits.num_seats)
-        if limits.max_tokens is not None:
-            self._check_fits("prompt", "prompt tokens", num_tokens, limits.max_tokens)
-
-    def _check_room(self, num_new: int, num_tokens: int) -> None:
-        limits = self._limits
-        if not num_new:
-            return
-        if limits.max_requests is not None:
             excess = self.num_waiting + num_new - limits.max_requests - self._num_free_seats()
             if excess > 0:
                 self._refuse(
@@ -156,7 +147,10 @@ class Admission:
                     excess,
                 )
         max_tokens = limits.max_tokens
-        if max_tokens is not None and self.num_waiting_tokens + num_tokens > max_tokens:
+        if max_tokens is None:
+            return
+        self._check_fits("prompt", "prompt tokens", num_tokens, max_tokens)
+        if self.num_waiting_tokens + num_tokens > max_tokens:
             self._refuse(
                 f"{self.num_waiting_tokens} prompt tokens are waiting already, and "
                 f"{max_tokens} may; this call has {num_tokens}.",

@@ -83,16 +83,21 @@ async def serve_http(
     if failure is not None:
         server.should_exit = True
     await serving
-    if served.response_cache is not None:
-        await served.response_cache.close()
     loading.cancel()
     await asyncio.gather(loading, return_exceptions=True)
-    if not isinstance(batches, NoDataDir):
-        await batches.close()
+    await _close_stores(served, batches)
     await asyncio.to_thread(end_tracing)
     if failure is not None:
         raise failure
     return 0 if server.started else 1
+
+
+async def _close_stores(served: Served, batches: BatchService | NoDataDir) -> None:
+    """Write down what is not yet, of answers that are remembered and of batches."""
+    if served.response_cache is not None:
+        await served.response_cache.close()
+    if not isinstance(batches, NoDataDir):
+        await batches.close()
 
 
 def _open_batches(

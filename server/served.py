@@ -189,8 +189,7 @@ class Served:
             priority: lower is served first; None is 0.
             cache_salt: calls with different salts share no cached prefix.
             timeout_s: seconds after which the call is given up; the server's own may be sooner.
-            shown_ids: see `Generation`.
-            wants_provenance: see `Request`.
+            shown_ids, wants_provenance: see `Generation` and `Request`.
 
         Raises:
             InvalidRequestError: a prompt cannot be served as asked.
@@ -213,9 +212,6 @@ class Served:
         requests = [
             make(prompt, request_id=f"{call_id}-{index}") for index, prompt in enumerate(prompts)
         ]
-        # Background work waits for everybody else, and that is not its fault.
-        longest_s = None if IS_BACKGROUND.get() else self.request_timeout
-        timeouts = [seconds for seconds in (timeout_s, longest_s) if seconds is not None]
         known = self._recall(requests, params, shown_ids)
         return Generation(
             call_id,
@@ -224,12 +220,18 @@ class Served:
             known.replay or self.engine,
             self.metrics,
             self.admission.enter(self.caller, requests, takes_places=known.replay is None),
-            timeout_s=min(timeouts, default=None),
+            timeout_s=self._shortest_s(timeout_s),
             shown_ids=shown_ids,
             synthetic_acceptance=self.engine.info.synthetic_acceptance,
             call=call,
             tape=known.tape,
         )
+
+    def _shortest_s(self, timeout_s: float | None) -> float | None:
+        """Give how long a call may take: as it says, or as the server does."""
+        # Background work waits for everybody else, and that is not its fault.
+        longest_s = None if IS_BACKGROUND.get() else self.request_timeout
+        return min((s for s in (timeout_s, longest_s) if s is not None), default=None)
 
     def _recall(
         self,

@@ -83,7 +83,7 @@ def commands(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **os.environ,
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
-        "XDG_DATA_HOME": str(folder),
+        "XDG_DATA_HOME": str(folder / "data"),
         "OMP_WAIT_POLICY": "PASSIVE",
     }
 
