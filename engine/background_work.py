@@ -25,6 +25,8 @@ _ALONE_STEPS = 16
 # One of so many goes beyond what is known to be right: too few to be the slowest of a hundred.
 _TRY_STEPS = 128
 _NUM_WAITS = 64
+# Of steps in which nobody is in the background one of so many is enough to know what they take.
+_WATCHED_STEPS = 8
 # Larger steps do more per second, but where step times grow with their tokens only a little.
 _WORTHWHILE = 0.8
 
@@ -45,6 +47,7 @@ class BackgroundWork:
         self._num_requests = {False: 0, True: 0}
         self._seen_real_time: float | None = None
         self._num_shared_steps = 0
+        self._num_booked = 0
         self._waits_s: deque[float] = deque(maxlen=_NUM_WAITS)
         self._decoding = StepTimes()
         self._with_prompts = StepTimes()
@@ -88,6 +91,9 @@ class BackgroundWork:
 
     def observe(self, scheduled: SchedulerOutput, output: ModelOutput, seconds: float) -> None:
         """Learn from a step that was booked what such a step takes, and how long callers waited."""
+        self._num_booked += 1
+        if not self._num_requests[True] and self._num_booked % _WATCHED_STEPS:
+            return
         shares, now = scheduled.scheduled, self._clock()
         num_tokens = sum(share.num_tokens for share in shares)
         num_tokens += sum(outcome.num_draft_tokens for outcome in output.outcomes)

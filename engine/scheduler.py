@@ -196,6 +196,8 @@ class Scheduler:
 
     def _running_of(self, step: StepInMaking) -> list[Request]:
         """Give the running requests whose turn it is."""
+        if not self.background.num_requests:
+            return list(self._running)
         return [r for r in self._running if self._is_turn_of(r, step)]
 
     def _newcomers_of(self, step: StepInMaking) -> list[Request]:
@@ -353,8 +355,10 @@ class Scheduler:
 
     def _num_free_seats(self, step: StepInMaking) -> int:
         """Count seats, of which background work takes none that anybody else could have."""
-        taken = [r for r in self._running if step.is_for_background or not r.is_background]
-        return max(0, self.config.max_num_seqs - len(taken))
+        num_taken = len(self._running)
+        if self.background.num_requests and not step.is_for_background:
+            num_taken -= sum(r.is_background for r in self._running)
+        return max(0, self.config.max_num_seqs - num_taken)
 
     def _admit(self, request: Request, step: StepInMaking, *, may_preempt: bool) -> bool:
         while (num_cached_tokens := self.kv.admit(request)) is None:
