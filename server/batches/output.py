@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from typing_extensions import TypedDict
 
+from server.batches.json_line import as_line
 from server.batches.lines import BatchLine, BatchLineError
 
 _encode = msgspec.json.Encoder().encode
@@ -91,4 +92,4 @@ def _written(custom_id: str | None, response: Any, error: LineError | None) -> b
         "response": response,
         "error": error,
     }
-    return _encode(given) + b"\n"
+    return as_line(_encode(given))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from server.batches.json_line import as_line
 from server.batches.lines import CHATS_URL, COMPLETIONS_URL, BatchLine, BatchLineError
 from server.batches.output import LineAnswer, line_error
 from server.offline.openai_recipe import broken
@@ -165,7 +166,7 @@ class TemplateRecipe:
         row |= {self.output_field: output, self.info_field: info}
         if error is not None:
             row[self.error_field] = error
-        return _json(row) + b"\n"
+        return as_line(_json(row))
 
     def _named(self, job: Job, fields: dict[str, Any]) -> dict[str, Any]:
         name = self.id_field or "id"
