@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from typing_extensions import TypedDict
 
-from server.batches.json_line import as_line
 from server.batches.lines import BatchLine, BatchLineError
+from server.json_line import as_line
 
 _encode = msgspec.json.Encoder().encode
 

@@ -21,6 +21,7 @@ from engine.outputs import CompletionOutput, RequestOutput
 from engine.prompts import read_prompt_lines
 from engine.sampling_params import SamplingParams
 from server.cli.sampling_flags import add_sampling_flags, given_sampling, sampling_params
+from server.json_line import as_line
 
 if TYPE_CHECKING:
     from engine.llm import RunStats
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
         outputs = llm.generate(prompts, params, on_progress=on_progress)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     with args.output.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(_line(o), ensure_ascii=False) + "\n" for o in outputs)
+        file.writelines(
+            as_line(json.dumps(_line(o), ensure_ascii=False).encode()).decode() for o in outputs
+        )
     if args.stats is not None:
         args.stats.write_text(json.dumps(_stats(llm.last_run), indent=2) + "\n", encoding="utf-8")
     _summarise(console, llm.last_run, args.output)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from server.batches.json_line import as_line
 from server.batches.lines import CHATS_URL, COMPLETIONS_URL, BatchLine, BatchLineError
 from server.batches.output import LineAnswer, line_error
+from server.json_line import as_line
 from server.offline.openai_recipe import broken
 from server.offline.outcome import (
     Job,

@@ -7,9 +7,9 @@ import json
 import msgspec
 import pytest
 
-from server.batches.json_line import as_line
 from server.batches.lines import BatchLine
 from server.batches.output import LineAnswer, answer_line
+from server.json_line import as_line
 
 TEXTS = [
     "plain",
