@@ -28,7 +28,9 @@ _NUM_WAITS = 64
 # Of steps in which nobody is in the background one of so many is enough to know what they take.
 _WATCHED_STEPS = 8
 # Larger steps do more per second, but where step times grow with their tokens only a little.
-_WORTHWHILE = 0.8
+_WORTHWHILE = 0.75
+# Steps of so few tokens are tried at once.
+_SMALL_TOKENS = 8
 
 
 class BackgroundWork:
@@ -47,6 +49,7 @@ class BackgroundWork:
         self._num_requests = {False: 0, True: 0}
         self._seen_real_time: float | None = None
         self._num_shared_steps = 0
+        self._num_alone_steps = 0
         self._num_booked = 0
         self._waits_s: deque[float] = deque(maxlen=_NUM_WAITS)
         self._decoding = StepTimes()
@@ -136,6 +139,12 @@ class BackgroundWork:
         """Give the limits of a step that does much, and soon is over for whoever comes then."""
         width = min(self._max_num_seqs, self._num_requests[True])
         most = self._decoding.worthwhile_tokens(_WORTHWHILE, width)
+        larger = self._decoding.size_to_try(width)
+        self._num_alone_steps += 1
+        if larger is not None and (
+            larger <= _SMALL_TOKENS or self._num_alone_steps % _TRY_STEPS == 0
+        ):
+            most = larger
         wait_s = median(self._waits_s) if self._waits_s else 0.0
         seconds = max(self._decoding.seconds(most) or 0.0, self._slowdown * wait_s)
         of_prompts = self._with_prompts.most_tokens(seconds, most)

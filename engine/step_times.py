@@ -94,18 +94,24 @@ class StepTimes:
             low, low_s = place, place_s
         return next_size(math.ceil(low))
 
+    def size_to_try(self, limit: int) -> int | None:
+        """Give the next larger size of which nothing is known; None where all up to a limit are."""
+        largest = math.ceil(max((size.num_tokens for size in self._tried()), default=0.0))
+        return min(limit, max(1, 2 * largest)) if largest < limit else None
+
     def worthwhile_tokens(self, share: float, limit: int) -> int:
         """Give the fewest tokens at which steps do at least a share of the most work per second.
 
-        Until steps of up to `limit` tokens were tried a few times, it is a size to try.
+        That is as far as is known, from steps that were tried a few times.
         """
-        tried = [size for size in self._sizes.values() if size.num_steps >= _TABLE_STEPS]
-        largest = math.ceil(max((size.num_tokens for size in tried), default=0.0))
-        if largest < limit:
-            return min(limit, max(1, 2 * largest))
-        rates = [(size.num_tokens / size.seconds, size.num_tokens) for size in tried]
+        rates = [(size.num_tokens / size.seconds, size.num_tokens) for size in self._tried()]
+        if not rates:
+            return 1
         best = max(rate for rate, _ in rates)
         return min(limit, math.ceil(min(place for rate, place in rates if rate >= share * best)))
+
+    def _tried(self) -> list[_Size]:
+        return [size for size in self._sizes.values() if size.num_steps >= _TABLE_STEPS]
 
     def _known(self) -> list[tuple[float, float]]:
         """Give the sizes in order: tokens and seconds."""

@@ -82,18 +82,25 @@ def test_steps_are_worthwhile_from_where_larger_ones_do_little_more() -> None:
 
 
 def test_larger_steps_are_tried_until_the_limit_is_known() -> None:
+    assert StepTimes().size_to_try(limit=64) == 1
+    assert seen({1: 1.0, 16: 9.0}).size_to_try(limit=64) == 32
+    assert seen({1: 1.0, 48: 9.0}).size_to_try(limit=64) == 64
+    assert seen({1: 1.0, 64: 1.1}).size_to_try(limit=64) is None
+
+
+def test_what_was_not_tried_is_not_worthwhile() -> None:
     assert StepTimes().worthwhile_tokens(0.8, limit=64) == 1
-    assert seen({1: 1.0, 16: 9.0}).worthwhile_tokens(0.8, limit=64) == 32
+    assert seen({1: 1.0, 16: 9.0}).worthwhile_tokens(0.8, limit=64) == 16
     assert seen({1: 1.0, 64: 1.1}).worthwhile_tokens(0.8, limit=64) == 64
 
 
 def test_one_slow_step_does_not_end_the_trying() -> None:
     times = StepTimes()
     times.observe(1, 1.0)
-    assert times.worthwhile_tokens(0.8, limit=64) == 1
+    assert times.size_to_try(limit=64) == 1
     for _ in range(4):
         times.observe(1, 1.0)
-    assert times.worthwhile_tokens(0.8, limit=64) == 2
+    assert times.size_to_try(limit=64) == 2
 
 
 def test_answers_stay_within_what_was_asked_whatever_was_seen() -> None:
