@@ -23,7 +23,9 @@ _RECENT_S = 60.0
 # One of so many steps with real-time work has nothing else in it, as what that takes changes too.
 _ALONE_STEPS = 16
 # One of so many goes beyond what is known to be right: too few to be the slowest of a hundred.
-_TRY_STEPS = 128
+_TRY_STEPS = 512
+# Nobody is in the others yet; who comes waits for one of these at most.
+_TRY_STEPS_ALONE = 128
 _NUM_WAITS = 64
 # Of steps in which nobody is in the background one of so many is enough to know what they take.
 _WATCHED_STEPS = 8
@@ -142,7 +144,7 @@ class BackgroundWork:
         larger = self._decoding.size_to_try(width)
         self._num_alone_steps += 1
         if larger is not None and (
-            larger <= _SMALL_TOKENS or self._num_alone_steps % _TRY_STEPS == 0
+            larger <= _SMALL_TOKENS or self._num_alone_steps % _TRY_STEPS_ALONE == 0
         ):
             most = larger
         wait_s = median(self._waits_s) if self._waits_s else 0.0
