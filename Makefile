@@ -5,6 +5,7 @@ BOOTSTRAP ?= python3
 VENV := .venv
 PYTHON ?= $(VENV)/bin/python
 ARGS ?=
+WORKERS ?= 2
 SANITIZER ?= memcheck
 
 ifeq ($(PYTHON),$(VENV)/bin/python)
@@ -19,8 +20,9 @@ CLIENTS := $(patsubst tests/clients/environments/%.txt,.venv-clients/%,$(wildcar
 serve: $(ENVIRONMENT)  ## serve the demo pair on http://127.0.0.1:8000 (ARGS="MODEL --draft ...")
 	$(PYTHON) -m server.cli.main serve $(ARGS)
 
+# Two processes, and whole files to each, as files share their servers.
 test: $(ENVIRONMENT)
-	$(PYTHON) -m pytest -q $(ARGS)
+	$(PYTHON) -m pytest -q -n $(WORKERS) --dist loadfile $(ARGS)
 
 clients-test: $(ENVIRONMENT) $(CLIENTS:=/.installed) tests/clients/js/node_modules/.package-lock.json
 	@for place in $(CLIENTS); do \
