@@ -29,6 +29,7 @@ _CLUSTERING_STEPS = 50
 _LEAST_CLUSTERING = 0.2
 _CLOSE_STEPS = 32
 _COMPARED_STEPS = 16
+_SEEN = (0.5, 2.0)
 _FACTORS = (0.8, 1.6)
 
 
@@ -128,26 +129,27 @@ class VerifyShare:
     """
 
     factor: float = 1.0
-    _seen: list[float] = field(default_factory=lambda: [1.0, 1.0], init=False)
-    _times: list[int] = field(default_factory=lambda: [-_CLOSE_STEPS, -_CLOSE_STEPS], init=False)
-    _time: int = field(default=0, init=False)
+    _seen: dict[bool, float] = field(default_factory=dict, init=False)
+    _last: bool | None = field(default=None, init=False)
+    _num_alike: int = field(default=0, init=False)
     _num_compared: int = field(default=0, init=False)
 
     def observe(self, seen: float, *, verifies: bool) -> None:
         """Learn that a step took `seen` times what was expected of it."""
-        self._time += 1
-        seen = min(max(seen, 0.5), 2.0)
-        mine, other = int(verifies), int(not verifies)
-        is_new = self._time - self._times[mine] > _CLOSE_STEPS
-        before = seen if is_new else self._seen[mine]
-        self._seen[mine] = before + (seen - before) / _PACE_STEPS
-        self._times[mine] = self._time
-        # Of whoever is rare every step counts, of the other only its pace.
-        if self._time - self._times[other] == 1:
+        seen = min(max(seen, _SEEN[0]), _SEEN[1])
+        is_change = self._last is not verifies
+        if is_change and self._num_alike > _CLOSE_STEPS:
+            # What was seen of this kind before is of another time.
+            self._seen.pop(verifies, None)
+        self._num_alike = 1 if is_change else self._num_alike + 1
+        self._last = verifies
+        before = self._seen.get(verifies, seen)
+        self._seen[verifies] = before + (seen - before) / _PACE_STEPS
+        other = self._seen.get(not verifies)
+        if is_change and other is not None:
             self._num_compared += 1
-            ratio = seen / self._seen[other]
-            power = 1.0 / min(1 + self._num_compared, _COMPARED_STEPS)
-            self.factor *= (ratio if verifies else 1.0 / ratio) ** power
+            ratio = seen / other if verifies else other / seen
+            self.factor *= ratio ** (1.0 / min(1 + self._num_compared, _COMPARED_STEPS))
             self.factor = min(max(self.factor, _FACTORS[0]), _FACTORS[1])
 
 

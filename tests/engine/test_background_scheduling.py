@@ -244,6 +244,30 @@ def test_steps_are_as_wide_as_it_pays_while_somebody_may_come() -> None:
     assert len(scheduler.schedule().scheduled) == 4
 
 
+@dataclass
+class FlatMachine(Machine):
+    """One that does no more per second beyond 8 tokens."""
+
+    def seconds(self, num_tokens: int) -> float:
+        return self.per_token_s * max(num_tokens, 8)
+
+
+def test_sizes_that_were_never_seen_are_tried_rarely_while_somebody_may_come() -> None:
+    # Answers are so short that larger steps always hold a prompt, which says nothing of decoding.
+    machine = FlatMachine(make_scheduler(max_num_seqs=32, num_blocks=400))
+    scheduler = machine.scheduler
+    scheduler.add(chat(max_tokens=1))
+    machine.run(1)
+    names = iter(range(10**6))
+    sizes = []
+    for _ in range(500):
+        while scheduler.background.num_requests < 40:
+            scheduler.add(batch(f"b{next(names)}", [1, 2], max_tokens=3))
+        sizes.append(len(machine.step().scheduled))
+    assert max(sizes[:100]) >= 4, "small ones are tried at once"
+    assert sum(size > 10 for size in sizes) <= len(sizes) // 50
+
+
 def test_nobody_waits_for_a_prefix_that_background_work_computes() -> None:
     prompt = list(range(40))
     scheduler = make_scheduler(max_num_batched_tokens=16)

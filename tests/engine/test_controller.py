@@ -400,6 +400,15 @@ def test_chains_of_one_length_are_planned_where_the_gate_does_worse() -> None:
     plans = controller.plan([room("a"), room("b")])
     assert [plan.num_model_tokens for plan in plans] == [8, 8]
     assert controller.gate.is_open
+    assert not controller.gate.is_listening, "nobody reads margins that decide nothing"
+    # What was decided for a kind of request holds on, for newcomers of it, too.
+    decided = controller._num_decisions
+    for _ in range(3):
+        plans = controller.plan([room("a"), room("c", num_tokens=3)])
+        assert [plan.num_model_tokens for plan in plans] == [8, 3]
+    assert controller._num_decisions == decided
+    controller.plan([room("a"), room("b")])
+    assert controller._num_decisions == decided + 1
 
 
 def test_a_gate_is_opened_with_what_the_step_is_worth() -> None:

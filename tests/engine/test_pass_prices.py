@@ -63,6 +63,44 @@ def test_a_step_is_dearer_by_what_the_host_does_beside_its_passes() -> None:
     assert prices.plain_step(2) == pytest.approx(0.015)
 
 
+@pytest.mark.parametrize("plain_every", [2, 16, 128])
+def test_verifying_may_be_dearer_than_the_table_says_whatever_the_machine_does(
+    plain_every: int,
+) -> None:
+    prices, pace = PassPrices(StepCosts(flat(0.010), flat(0.001))), 1.0
+    rng = random.Random(4)
+    for step in range(40 * plain_every):
+        pace *= rng.uniform(0.99, 1.01)
+        if step % plain_every:
+            chains = Chains([2, 2], Drafting.FREE)
+            prices.observe(2, 6, 3, chains, draft_seconds=0.002, target_seconds=0.0125 * pace)
+        else:
+            prices.observe(2, 2, 1, Chains([], Drafting.FREE), 0.0, 0.010 * pace)
+    assert prices.target_pass(2, 6) / prices.target_pass(2, 2) == pytest.approx(1.25, rel=0.06)
+
+
+def test_steps_of_one_kind_alone_say_nothing_of_verifying() -> None:
+    prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
+    for _ in range(100):
+        prices.observe(2, 2, 1, Chains([], Drafting.FREE), 0.0, 0.014)
+    assert prices.verify.factor == 1.0
+    assert prices.target_pass(2, 6) == prices.target_pass(2, 2) == pytest.approx(0.014, rel=0.01)
+
+
+def test_chains_under_a_gate_have_a_price_of_their_own() -> None:
+    prices = PassPrices(StepCosts(flat(0.010), flat(0.001)))
+    for _ in range(200):
+        for drafting, seconds in ((Drafting.FREE, 0.002), (Drafting.GATED, 0.004)):
+            prices.observe(1, 3, 3, Chains([2], drafting), seconds, 0.010)
+    free, gated = (prices.draft_pass(1, way) for way in (Drafting.FREE, Drafting.GATED))
+    assert gated / free == pytest.approx(2.0, rel=0.1)
+    # One that was never seen is taken for the other.
+    known = PassPrices(StepCosts(flat(0.010), flat(0.001)))
+    for _ in range(200):
+        known.observe(1, 3, 3, Chains([2], Drafting.GATED), 0.004, 0.010)
+    assert known.draft_pass(1, Drafting.FREE) == known.draft_pass(1, Drafting.GATED) > 0.0015
+
+
 def test_host_times_are_means_by_requests_and_kind() -> None:
     host = HostTimes()
     assert host.of(4, Drafting.NONE) == host.of(4, Drafting.GATED) == 0.0
