@@ -27,7 +27,6 @@ _PACE_STEPS = 16
 _PLAIN_WEIGHT = 3.0
 _CLUSTERING_STEPS = 50
 _LEAST_CLUSTERING = 0.2
-_CLOSE_STEPS = 32
 _COMPARED_STEPS = 16
 _SEEN = (0.5, 2.0)
 _FACTORS = (0.8, 1.6)
@@ -131,18 +130,12 @@ class VerifyShare:
     factor: float = 1.0
     _seen: dict[bool, float] = field(default_factory=dict, init=False)
     _last: bool | None = field(default=None, init=False)
-    _num_alike: int = field(default=0, init=False)
     _num_compared: int = field(default=0, init=False)
 
     def observe(self, seen: float, *, verifies: bool) -> None:
         """Learn that a step took `seen` times what was expected of it."""
         seen = min(max(seen, _SEEN[0]), _SEEN[1])
-        is_change = self._last is not verifies
-        if is_change and self._num_alike > _CLOSE_STEPS:
-            # What was seen of this kind before is of another time.
-            self._seen.pop(verifies, None)
-        self._num_alike = 1 if is_change else self._num_alike + 1
-        self._last = verifies
+        is_change, self._last = self._last is not verifies, verifies
         before = self._seen.get(verifies, seen)
         self._seen[verifies] = before + (seen - before) / _PACE_STEPS
         other = self._seen.get(not verifies)

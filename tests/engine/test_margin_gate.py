@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from engine.sampling_params import SamplingParams
 from engine.speculative.margin_gate import Exchange, MarginGate, MarginSurvival, Verdict
 from engine.speculative.pass_prices import PassPrices
 from engine.speculative.step_costs import CostGrid, StepCosts
+from tests.tiny_models import generate, greedy, make_core, random_prompts, tiny_llama
 
 MS = 1e-3
 
@@ -52,6 +54,28 @@ def test_what_lies_behind_the_first_rejection_is_not_learnt() -> None:
     one.observe([1.0, 0.2, 5.0, 5.0], 1)
     other.observe([1.0, 0.2], 1)
     assert one.chance(2.0) == other.chance(2.0)
+
+
+@pytest.mark.usefixtures("own_cache")
+@pytest.mark.parametrize("is_listening", [True, False])
+def test_margins_are_read_for_a_gate_that_listens_alone(
+    is_listening: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = make_core(tiny_llama(), tiny_llama(), speculation="auto")
+    opened, sample, asked = MarginGate.open, core._sampler.sample, set()
+
+    def open_so(self: MarginGate, exchange: Exchange | None, **_: bool) -> None:
+        opened(self, exchange, is_listening=is_listening)
+
+    def note(*args: Any, **keywords: Any) -> Any:
+        asked.add(keywords.get("with_margins", False))
+        return sample(*args, **keywords)
+
+    monkeypatch.setattr(MarginGate, "open", open_so)
+    core._sampler.sample = note  # type: ignore[method-assign]
+    generate(core, random_prompts(2), [greedy(12)] * 2)
+    assert core.stats().speculation.num_draft_tokens > 0
+    assert asked == ({False, True} if is_listening else {False})
 
 
 def test_margins_that_are_all_alike_leave_it_finite() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from engine.model.loader import LoadedModel, from_model
 from engine.model.native_layers import NativeLayers, use_native_layers
 from engine.model.self_check import chunked_logits
 from engine.model_pair import compile_if_asked
-from kernels.decoder_layers_cpu import GELU_TANH
-from kernels.packed_matrix import serves
+from kernels.decoder_layers_cpu import GELU_TANH, check_ends, check_weights
+from kernels.packed_matrix import pack_matrix, serves
 from kernels.paged_attention import plan_paged_attention
 from tests.parity.families import FAMILIES, build_family
 from tests.tiny_models import generate, greedy, make_core, random_prompts, seeded, tiny_llama
@@ -227,6 +228,28 @@ def test_a_head_of_another_type_is_left_alone() -> None:
     prompts, settings = random_prompts(2), [greedy(8), seeded(8)]
     words = generate(make_core(loaded), prompts, settings)
     assert generate(make_core(loaded, speculation=3), prompts, settings) == words
+
+
+def test_the_c_function_is_given_no_weights_of_another_type() -> None:
+    layers = layers_of(native(tiny_llama()))
+    own, ends = layers.weights[0], layers.ends
+    assert ends is not None
+    hidden = own.down.outputs
+    check_weights(layers.shape, own, hidden, torch.float32)
+    check_ends(ends, hidden, torch.float32)
+    with pytest.raises(ValueError, match="projections is of torch.float32"):
+        check_weights(layers.shape, own, hidden, torch.bfloat16)
+    wrong = {
+        "embedding": ends.embedding.bfloat16(),
+        "norm": ends.norm.double(),
+        "head": pack_matrix(torch.zeros(128, hidden, dtype=torch.bfloat16)),
+    }
+    for name, value in wrong.items():
+        with pytest.raises(ValueError, match=name):
+            check_ends(replace(ends, **{name: value}), hidden, torch.float32)
+    columns = torch.zeros(hidden, 128).T
+    with pytest.raises(ValueError, match="embedding"):
+        check_ends(replace(ends, embedding=columns), hidden, torch.float32)
 
 
 def test_layers_of_mixed_types_are_left_alone() -> None:

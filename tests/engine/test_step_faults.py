@@ -133,6 +133,18 @@ def test_only_the_request_that_does_not_fit_alone_fails() -> None:
     assert core.kv.usage == 0.0
 
 
+def test_one_that_fails_in_mid_prompt_leaves_no_bookings_behind() -> None:
+    core = make_core(tiny_llama(), max_num_batched_tokens=16)
+    add(core, list(range(1, 41)), greedy(8), "long")
+    core.step()
+    assert core._ledger._untold, "what its first part took is not told yet"
+    memory = SmallMemory(core, 0, MemoryError())
+    (end,) = run_bounded(core)["long-0"]
+    assert (end.finish_reason, end.error) == (FinishReason.ERROR, OUT_OF_MEMORY)
+    assert memory.num_failures > 0
+    assert not core._ledger._untold
+
+
 def test_the_largest_request_gives_its_blocks_back() -> None:
     core = make_core(tiny_llama())
     memory = SmallMemory(core, 512, MemoryError())
